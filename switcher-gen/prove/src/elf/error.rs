@@ -9,6 +9,14 @@ pub enum ReadError {
     /// The magic number is not there.
     #[error("not an ELF file: give an object (from `as` or `cc -c`) or a linked file")]
     NotElf,
+    /// The ELF file is inside of it, if there is one.
+    #[error("the file is {what}, and no ELF file: {how}")]
+    Packed {
+        /// What it is.
+        what: &'static str,
+        /// How to get at what is in it.
+        how: &'static str,
+    },
     /// The file is for another CPU, or for another mode of it.
     #[error("the file holds {found}; a switcher is 64-bit little-endian code for x86-64")]
     NotX86_64 {
@@ -81,7 +89,10 @@ pub enum ReadError {
         address: u64,
     },
     /// Memory without bytes in the file is executable.
-    #[error("`{section}` is executable but the file does not hold its bytes: make it PROGBITS")]
+    #[error(
+        "`{section}` is executable but the file does not hold its bytes: make it PROGBITS; if this is \
+         what `objcopy --only-keep-debug` has made, give the file that it was made of"
+    )]
     NoContents {
         /// Its name.
         section: String,
@@ -279,6 +290,15 @@ pub enum ReadError {
         /// The jump.
         from: Option<PlaceInFile>,
     },
+    /// A routine of the host's would be judged as the switcher's.
+    #[error(
+        "`{symbol}` is among the code that is reached, and a routine of the host's is not looked at: \
+         end the code in front of it by a return, a jump or a trap, and call the routine by its name"
+    )]
+    HookWithin {
+        /// Its name.
+        symbol: String,
+    },
     /// A table says that other bytes will run.
     #[error(
         "`{section}` names {at}, which is reached or counted from: {how}, so that other bytes run than \
@@ -436,6 +456,26 @@ pub enum ReadError {
         /// The names that exist: all of them if they are few, otherwise the most similar ones.
         known: Vec<String>,
     },
+}
+
+impl ReadError {
+    /// No code has this name, and these names are known.
+    pub(super) fn no_symbol(name: &str, mut known: Vec<String>) -> Self {
+        /// How many names a message can hold.
+        const FEW: usize = 12;
+        if known.len() > FEW {
+            known.sort_by_key(|other| std::cmp::Reverse(likeness(name, other)));
+            known.truncate(FEW);
+        }
+        Self::NoSymbol { name: name.into(), known }
+    }
+}
+
+/// How many bytes two names have in common at both ends.
+pub(super) fn likeness(a: &str, b: &str) -> usize {
+    let same = |(a, b): &(u8, u8)| a == b;
+    a.bytes().zip(b.bytes()).take_while(same).count()
+        + a.bytes().rev().zip(b.bytes().rev()).take_while(same).count()
 }
 
 fn addresses(all: &[u64]) -> String {

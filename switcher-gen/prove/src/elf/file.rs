@@ -140,7 +140,21 @@ impl Symbol<'_> {
 
 /// A name as text, for messages.
 pub(super) fn text(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).into_owned()
+    shown(&String::from_utf8_lossy(name))
+}
+
+/// A name as it can be shown: what would move a terminal's cursor, or turn the direction of text
+/// around, is escaped, so that no name makes a message say something else.
+pub(super) fn shown(name: &str) -> String {
+    let is_plain = |c: &char| !c.is_control() && (c.is_ascii() || c.is_alphanumeric());
+    let mut shown = String::with_capacity(name.len());
+    for c in name.chars() {
+        match is_plain(&c) {
+            true => shown.push(c),
+            false => shown.extend(c.escape_unicode()),
+        }
+    }
+    shown
 }
 
 /// The string at `offset`, without its end; none if it is longer than what is `left`.

@@ -131,25 +131,9 @@ impl Foreign {
     /// # Errors
     /// If no code has this name. The error lists the names that exist.
     pub fn symbol(&self, name: &str) -> Result<u64, ReadError> {
-        /// How many names a message can hold.
-        const FEW: usize = 12;
-        self.symbols.get(name).copied().ok_or_else(|| {
-            let mut known: Vec<_> = self.symbols.keys().collect();
-            if known.len() > FEW {
-                known.sort_by_key(|other| std::cmp::Reverse(likeness(name, other)));
-                known.truncate(FEW);
-            }
-            let known = known.into_iter().cloned().collect();
-            ReadError::NoSymbol { name: name.into(), known }
-        })
+        let known = || self.symbols.keys().cloned().collect();
+        self.symbols.get(name).copied().ok_or_else(|| ReadError::no_symbol(name, known()))
     }
-}
-
-/// How many bytes two names have in common at both ends.
-pub(super) fn likeness(a: &str, b: &str) -> usize {
-    let same = |(a, b): &(u8, u8)| a == b;
-    a.bytes().zip(b.bytes()).take_while(same).count()
-        + a.bytes().rev().zip(b.bytes().rev()).take_while(same).count()
 }
 
 /// A sentence for each of the first items, and one that says how many more there are.

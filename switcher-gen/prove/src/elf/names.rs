@@ -8,9 +8,8 @@ use std::ops::Range;
 use object::elf::{STT_FILE, STT_FUNC, STT_GNU_IFUNC, STT_SECTION, STT_TLS};
 
 use super::code::FileCode;
-use super::error::ReadError;
-use super::file::{Contents, File, Of, Symbol};
-use super::foreign::likeness;
+use super::error::{ReadError, likeness};
+use super::file::{Contents, File, Of, Symbol, shown};
 use super::layout::hosts;
 use super::linker_error::LinkerError;
 use super::places::LIMIT;
@@ -164,7 +163,7 @@ impl Names {
             let most = required.max().unwrap_or_default();
             let least = self.similar.first().map_or(0, |(likeness, ..)| *likeness);
             if self.similar.len() < FEW || most > least {
-                self.similar.insert((most, name.into(), address));
+                self.similar.insert((most, shown(name), address));
                 if self.similar.len() > FEW {
                     self.similar.pop_first();
                 }
@@ -271,6 +270,25 @@ impl Names {
         }
     }
 
+    /// Why there is nothing to be judged, if a routine is missing without which there is not.
+    pub(super) fn missing(&self) -> Option<ReadError> {
+        let is_there = |name: &&str| self.known.get(name).is_some_and(|all| !all.is_empty());
+        let mut required = ENTRIES[..3].iter().map(|label| label.name());
+        let name = required.find(|name| !is_there(name))?;
+        let others = self.known.keys().copied().filter(is_there).map(str::to_owned);
+        let similar = self.similar.iter().map(|(_, name, _)| name.clone());
+        Some(ReadError::no_symbol(name, others.chain(similar).collect()))
+    }
+
+    /// A routine of the host's that is in one of these ranges.
+    pub(super) fn hook_in(&self, ranges: &[Range<u64>]) -> Option<&'static str> {
+        let is_in = |at: u64| ranges.iter().any(|range| range.contains(&at));
+        hosts().find(|name| {
+            let all = self.known.get(name).into_iter().flatten();
+            all.filter_map(|definition| definition.address).any(is_in)
+        })
+    }
+
     /// The host's own routines, as far as they are in the file.
     pub(super) fn hooks(&self) -> Result<Vec<u64>, ReadError> {
         self.places(hosts())
@@ -304,13 +322,13 @@ impl Names {
             if symbol.kind == STT_FUNC || name.is_ok_and(|name| self.known.contains_key(name)) {
                 pointers.push(address);
             }
-            let Ok(name) = name else { continue };
+            let Ok(name) = name.map(shown) else { continue };
             length += name.len() as u64;
             if length > LIMIT {
                 return Err(ReadError::TooLarge { what: "the names of symbols" });
             }
             let is_global = !symbol.is_local();
-            match found.entry(name.into()) {
+            match found.entry(name) {
                 Entry::Vacant(entry) => {
                     entry.insert((is_global, address));
                 }

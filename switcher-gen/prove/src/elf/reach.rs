@@ -33,10 +33,12 @@ enum Sure {
     Maybe,
 }
 
-struct Sweep<'a, 'f, 'data, R: Contents<'data>> {
+struct Sweep<'a, 's, 'f, 'data, R: Contents<'data>> {
     code: &'a FileCode<'f, 'data, R>,
     /// The only section that may be reached.
     home: &'a Area,
+    /// The host's own routines, which are not looked at.
+    ends: &'s [u64],
     ahead: VecDeque<(u64, Sure, Option<u64>)>,
     seen: BTreeMap<u64, Sure>,
     found: Vec<Range<u64>>,
@@ -71,6 +73,7 @@ pub(super) fn reached<'a, 'f, 'data, R: Contents<'data>>(
     let mut sweep = Sweep {
         code,
         home,
+        ends,
         ahead,
         seen: BTreeMap::new(),
         found: Vec::new(),
@@ -103,7 +106,7 @@ pub(super) fn reached<'a, 'f, 'data, R: Contents<'data>>(
     }
 }
 
-impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {
+impl<'data, R: Contents<'data>> Sweep<'_, '_, '_, 'data, R> {
     fn at(&mut self, at: u64, sure: Sure, from: Option<u64>) -> Result<(), ReadError> {
         if !self.home.range.contains(&at) {
             // The prover objects to code in another section by itself, but it cannot say that a
@@ -264,8 +267,10 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {
             self.ahead.push_back((at, Sure::Maybe, from));
         }
         // What follows a table may be code that leads elsewhere.
-        if is_lea && let Some(end) = self.code.first_out(self.home, &range)? {
-            range.end = end;
+        if is_lea {
+            let out = self.code.first_out(self.home, &range)?;
+            let hooks = self.ends.iter().filter(|hook| range.contains(*hook));
+            range.end = hooks.copied().chain(out).fold(range.end, u64::min);
         }
         // A number in the code can be the target of a jump.
         let bytes = match self.code.bytes(self.home, &range, Across::Nowhere) {

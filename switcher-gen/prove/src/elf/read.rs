@@ -61,6 +61,20 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
     let length = data.len().unwrap_or_default().min(64);
     check_header(data.read_bytes_at(0, length).unwrap_or_default())?;
     let file = File::parse(data)?;
+    let layout = file.is_object().then(|| names::has_entries(&file)).transpose()?;
+    let layout = layout.map(|is_switcher| Layout::of(&file, is_switcher));
+    let code = FileCode::new(&file, layout)?;
+    let names = Names::new(&code)?;
+    // Of a file that is no switcher, this is what is wrong with it, and nothing else.
+    switcher(&code, &names).map_err(|error| names.missing().unwrap_or(error))
+}
+
+/// The code, and what is assumed of it.
+fn switcher<'data, R: Contents<'data>>(
+    code: &FileCode<'_, 'data, R>,
+    names: &Names,
+) -> Result<Foreign, ReadError> {
+    let file = code.file;
     let of_objects = if file.is_object() { file.sections.as_slice() } else { &[] };
     for section in of_objects {
         match purpose::told(section) {
@@ -69,21 +83,17 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
             Told::Nothing => {}
         }
     }
-    let layout = file.is_object().then(|| names::has_entries(&file)).transpose()?;
-    let layout = layout.map(|is_switcher| Layout::of(&file, is_switcher));
-    let code = FileCode::new(&file, layout)?;
-    let names = Names::new(&code)?;
-    names.check(&code)?;
+    names.check(code)?;
     let entries = names.entries()?;
     let (home, reached, instructions, across) = if entries.is_empty() {
         for area in &code.areas {
-            usable(&code, area)?;
+            usable(code, area)?;
         }
-        (None, whole(&code)?, Vec::new(), None)
+        (None, whole(code)?, Vec::new(), None)
     } else {
         let (whole, ends) = (names.stubs()?, names.hooks()?);
         let reach::Reached { home, ranges, instructions, across } =
-            reach::reached(&code, &entries, whole.as_slice(), &ends)?;
+            reach::reached(code, &entries, whole.as_slice(), &ends)?;
         let ranges = ranges.into_iter().map(|range| (home, range)).collect();
         (Some(home), ranges, instructions, Some(across))
     };
@@ -92,15 +102,15 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
         None => code.areas.iter().collect(),
     };
     for area in &parts {
-        usable(&code, area)?;
+        usable(code, area)?;
     }
     let ranges: Vec<_> = reached.iter().map(|(_, range)| range.clone()).collect();
-    let loaded = if file.is_object() { None } else { Some(Loaded::new(&file)?) };
+    let loaded = if file.is_object() { None } else { Some(Loaded::new(file)?) };
     if let Some(loaded) = &loaded {
         for area in &parts {
             let own = reached.iter().filter(|(of, _)| std::ptr::eq(*of, *area));
             let own: Vec<_> = own.map(|(_, range)| range.clone()).collect();
-            loaded::check(&code, loaded, area, &own)?;
+            loaded::check(code, loaded, area, &own)?;
         }
     }
     if let Some(at) = loaded.as_ref().and_then(|loaded| segments::overlap(&loaded.segments)) {
@@ -111,7 +121,10 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
         let across = across.as_ref().map_or(Across::Anywhere, Across::At);
         pieces.push((range.start, code.bytes(area, range, across)?));
     }
-    let found = names.within(&code, &ranges)?;
+    if let Some(symbol) = home.and_then(|_| names.hook_in(&ranges)) {
+        return Err(ReadError::HookWithin { symbol: symbol.into() });
+    }
+    let found = names.within(code, &ranges)?;
     let reached = Reached {
         ranges: &ranges,
         home: home.map_or(0..0, |home| home.range.clone()),
@@ -119,7 +132,11 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
         entries: &entries,
         instructions: &instructions,
     };
-    let tables = patched::check(&code, loaded.as_ref(), &reached, &names.bounds)?;
+    // Nothing is proved if a routine is missing.
+    let tables = match names.missing() {
+        None => patched::check(code, loaded.as_ref(), &reached, &names.bounds)?,
+        Some(_) => patched::Tables::default(),
+    };
     let base = home.map_or(ranges[0].start, |home| home.range.start);
     // As with symbols, a file's size is no limit for the sum of its names' lengths.
     let sections: Vec<_> = parts
@@ -140,7 +157,7 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
         .absolute
         .get()
         .map(|(section, offset)| PlaceInFile { section: file.sections[section].text(), offset });
-    let taken = taken(&file, &sections, &tables);
+    let taken = taken(file, &sections, &tables);
     Ok(Foreign {
         base,
         pieces,
@@ -296,6 +313,22 @@ fn usable<'data, R: Contents<'data>>(
     Err(ReadError::Section { section: name, why: why.into() })
 }
 
+/// What a file is instead, if it is one that an ELF file may be in.
+fn not_elf(data: &[u8]) -> ReadError {
+    const KINDS: [(&[u8], &str, &str); 8] = [
+        (b"!<arch>\n", "an archive", "take the object out of it (`ar x`)"),
+        (b"!<thin>\n", "an archive of names", "give the object that it names (`ar t`)"),
+        (b"\x1F\x8B", "compressed", "unpack it (`gunzip`)"),
+        (b"\xFD7zXZ", "compressed", "unpack it (`unxz`)"),
+        (b"\x28\xB5\x2F\xFD", "compressed", "unpack it (`unzstd`)"),
+        (b"BZh", "compressed", "unpack it (`bunzip2`)"),
+        (b"MZ", "an image that firmware loads", "give the ELF file that it is made of (vmlinux)"),
+        (b"BC\xC0\xDE", "LLVM's bitcode", "compile it with `-fno-lto`"),
+    ];
+    let known = KINDS.iter().find(|(magic, ..)| data.starts_with(magic));
+    known.map_or(ReadError::NotElf, |(_, what, how)| ReadError::Packed { what, how })
+}
+
 /// Refuses files of other kinds, and says what they are. A file that is too short for a header is
 /// left to the parser.
 fn check_header(data: &[u8]) -> Result<(), ReadError> {
@@ -303,7 +336,7 @@ fn check_header(data: &[u8]) -> Result<(), ReadError> {
     const BIG_ENDIAN: u8 = 2;
     const X86_64: u16 = elf::EM_X86_64.0;
 
-    let Some(rest) = data.strip_prefix(b"\x7FELF") else { return Err(ReadError::NotElf) };
+    let Some(rest) = data.strip_prefix(b"\x7FELF") else { return Err(not_elf(data)) };
     let Some(&[class, encoding, .., a, b]) = rest.first_chunk::<16>() else { return Ok(()) };
     let (bits, order, machine) = (
         if class == BITS_32 { 32 } else { 64 },
