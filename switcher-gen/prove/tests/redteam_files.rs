@@ -7,6 +7,8 @@ mod gas;
 mod loaders;
 #[path = "redteam_files/tables.rs"]
 mod tables;
+#[path = "redteam_files/time.rs"]
+mod time;
 #[path = "redteam_files/words.rs"]
 mod words;
 

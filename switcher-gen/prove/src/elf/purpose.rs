@@ -313,12 +313,12 @@ pub(super) enum Told {
 /// What a section tells linkers.
 pub(super) fn told(section: &Section<'_>) -> Told {
     let name = section.text();
-    let is = |known: &&str| name.starts_with(*known);
+    let is = |known: &str| name.starts_with(known);
     let is_table = matches!(Purpose::of_name(&name), Purpose::Patches(_) | Purpose::Harmless(_));
     let is_usual = section.size == 0 || is_table || section.is_code();
     match section.has(SHF_EXCLUDE) {
-        _ if LTO.iter().any(|known| is(&known)) => Told::Lto,
-        true if !is_usual && !FOR_LINKERS.iter().any(|known| is(&known)) => Told::Unknown,
+        _ if LTO.iter().any(|known| is(known)) => Told::Lto,
+        true if !is_usual && !FOR_LINKERS.iter().any(|known| is(known)) => Told::Unknown,
         _ => Told::Nothing,
     }
 }
