@@ -199,9 +199,15 @@ pub trait Domain {
     /// `size` bytes of which no more is known than that they come from these. `what` names them.
     fn any_of(&self, what: &'static str, size: usize, from: &[Origin]) -> Self::Word;
 
-    /// Any word. Only this is known of it: it comes from wherever these words come from.
+    /// Any word. Only this is known of it: it comes from wherever these words come from. If these
+    /// are numbers, it is not said to lie between them except by [`span`](Self::span).
     fn forgotten(&self, of: &[Self::Word]) -> Self::Word {
         of.first().copied().unwrap_or(self.word(0))
+    }
+    /// Between which numbers `a` lies, the least and the greatest, if what was forgotten in it lies
+    /// between the numbers that it was.
+    fn span(&self, a: Self::Word) -> Option<(i64, i64)> {
+        self.known(a).map(|number| (number.cast_signed(), number.cast_signed()))
     }
     /// Where `a` is one of several words by conditions, all of them, up to a number of them.
     fn alternatives(&self, a: Self::Word) -> Vec<Self::Word> {
@@ -211,6 +217,12 @@ pub trait Domain {
     /// Whether what `a` is depends on an unknown of such an origin. A number depends on nothing.
     fn mentions(&self, a: Self::Word, is_one: impl Fn(Origin) -> bool) -> bool {
         let _ = (a, is_one);
+        false
+    }
+
+    /// Whether what `a` is and what `b` is depend on one unknown.
+    fn shares(&self, a: Self::Word, b: Self::Word) -> bool {
+        let _ = (a, b);
         false
     }
 

@@ -31,6 +31,7 @@ mod path;
 mod second;
 mod show;
 mod solve;
+mod span;
 #[cfg(test)]
 mod tests;
 mod word;
@@ -319,7 +320,11 @@ impl Domain for Symbolic {
         let name = self.fresh_name("forgotten".to_owned());
         let unknown = self.variable_from(name, 64, Origin::Code);
         self.made_of(unknown, of);
+        self.lies_between(unknown, of);
         unknown
+    }
+    fn span(&self, a: Word) -> Option<(i64, i64)> {
+        self.span_of(a)
     }
     fn alternatives(&self, a: Word) -> Vec<Word> {
         const MOST: usize = 64;
@@ -385,6 +390,10 @@ impl Domain for Symbolic {
         let pool = self.pool.borrow();
         let search = self.search.borrow();
         pool.variables_of(a).any(|index| search.origins(&pool, index).any(&is_one))
+    }
+    fn shares(&self, a: Word, b: Word) -> bool {
+        let pool = self.pool.borrow();
+        pool.variables_of(a).any(|index| pool.variables_of(b).any(|other| other == index))
     }
     fn cells(&self, bytes: &[u8]) -> Vec<Word> {
         bytes.iter().map(|&byte| self.word(byte.into())).collect()

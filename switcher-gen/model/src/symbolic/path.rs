@@ -11,6 +11,7 @@ use foldhash::HashMap;
 
 use super::eval::Values;
 use super::solve::Answer;
+use super::span::Span;
 use super::word::Pool;
 use super::{Bit, By, Model, Symbolic, Validity, Word};
 use crate::Origin;
@@ -91,6 +92,8 @@ pub(super) struct Search {
     fresh: HashMap<String, u32>,
     /// Where those variables come from that a CPU makes of others, by their index.
     made_of: HashMap<u32, BTreeSet<Origin>>,
+    /// Between which numbers some variables lie, by their index.
+    pub(super) spans: HashMap<u32, Span>,
     /// Whether the last decision could have gone either way.
     was_open: bool,
 }
