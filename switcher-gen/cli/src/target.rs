@@ -249,6 +249,7 @@ fn place(error: &BadCode) -> Option<u64> {
         | BadCode::Open { at, .. }
         | BadCode::Work { at, .. }
         | BadCode::Arms { at, .. }
+        | BadCode::States { at, .. }
         | BadCode::Several { at }
         | BadCode::Count { at }
         | BadCode::SelfModifying { at }

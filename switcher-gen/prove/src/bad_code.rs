@@ -80,6 +80,17 @@ pub enum BadCode {
         /// The limit.
         limit: usize,
     },
+    /// Arms come to one place in more states than can be told apart.
+    #[error(
+        "{at:#x}: jumps may be predicted to lead here in more than {limit} states that differ in what \
+         registers point to or in which calls were made"
+    )]
+    States {
+        /// The place.
+        at: u64,
+        /// The limit.
+        limit: usize,
+    },
     /// The code stores to itself.
     #[error("{at:#x}: the code writes to itself")]
     SelfModifying {

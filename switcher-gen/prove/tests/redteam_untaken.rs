@@ -5,6 +5,7 @@
 mod attack;
 mod gas;
 
+use attack::arms::{INTEL, NEVER, TO_SMOD, at, exit, exits, on_an_arm};
 use attack::mitigated::{
     ALL, BHB, CLEAR_BUFFERS, DONE, EXIT, FENCE, FILL, HISTORY, IBRS, LAST_RET, NOT_DONE, Parts,
     RSB, VERW, mitigated,
@@ -17,29 +18,10 @@ use switcher_gen::layout::{PerCpu, TssExtra};
 use switcher_prove::mutate;
 use switcher_prove::{BadCode, Prover, SharingProver, Target, Verdict};
 
-const INTEL: &str = "intel-4level";
 /// The entry up to the host's stack.
 const ENTRY: &str = "\nroutine entry_SYSCALL_64_switcher\n\tswapgs\n\tmovq\t%rsp, %gs:TSS_SP2\n\
                      \tmovq\t%gs:TSS_SP0, %rsp\n";
 const LATE: &str = "\t/* smod -> umod: ERETU. No way back from here, so RCX and R11 are free. */\n";
-
-/// Jumps to label 9 that a path never takes: by flags of one register, by a number, by what memory
-/// holds whenever code comes here.
-const NEVER: [&str; 4] = [
-    "\tcmpq\t%rsp, %rsp\n\tjne\t9f\n",
-    "\txorl\t%ecx, %ecx\n\tjnz\t9f\n",
-    "\tmovl\t$3, %ecx\n\tcmpl\t$2, %ecx\n\tjb\t9f\n",
-    "\ttestq\t$MODE_BOTH, %gs:SWITCH_FLAGS\n\tjz\t9f\n",
-];
-
-/// What is added to an exit, with RAX, RCX and RDX to spare.
-fn exit(code: &str) -> String {
-    format!("\tpushq\t%rax\n{code}\tpopq\t%rax\n{EXIT}")
-}
-
-fn exits(code: &str) -> switcher_prove::Target {
-    target(INTEL, &[(EXIT, &exit(code))])
-}
 
 #[track_caller]
 fn skipped(parts: Parts, (from, to): (&str, &str), never: &str, obligation: &str) {
@@ -497,22 +479,8 @@ fn arms_have_an_end() {
 
 // What memory and flags hold on an arm is what a CPU would make of it, and not less.
 
-/// In an exit, where a path never goes; `before` is where it does.
-fn on_an_arm(before: &str, arm: &str) -> Target {
-    exits(&format!("{before}{}\tjmp\t8f\n9:{arm}8:\n", NEVER[0]))
-}
-
 /// In front of the host's own flags: registers are cleared by then.
 const IN_HOST: &str = "\t/* DF and AC may be the guest's. */\n";
-/// In a direct switch.
-const TO_SMOD: &str = "\t/* The mode and its root belong together. */\n";
-
-/// At that place, where a path never goes.
-fn at(place: &str, arm: &str) -> Target {
-    let code = format!("{}\tjmp\t8f\n9:{arm}8:\n{place}", NEVER[0]);
-    target(INTEL, &[(place, &code)])
-}
-
 #[test]
 fn what_is_found_is_a_word_and_no_bit() {
     let decides = "\tmovq\t(%r14), %rcx\n7:\n";

@@ -106,7 +106,8 @@ pub(crate) struct TraceShape {
     first: Vec<usize>,
     instructions: Vec<(Looks, [Option<usize>; 2])>,
     /// For each of them, whether it does not matter what address it makes a value: no path executes
-    /// it, and an arm neither goes there nor makes anything of two such values.
+    /// it, and an arm neither goes there nor makes anything of two such values. That it is one of
+    /// the code's may matter.
     free: Vec<bool>,
 }
 

@@ -15,6 +15,8 @@ pub(crate) struct Looks {
     pub(crate) bytes: Vec<u8>,
     /// An address that the instruction makes a value.
     pub(crate) value: Option<u64>,
+    /// Whether that is an address of the code.
+    pub(crate) is_label: bool,
     /// Where it leaves the code for: a symbol of the host's, or elsewhere.
     pub(crate) leaves: Option<Option<HostSymbol>>,
     pub(crate) windows: Vec<Window>,
@@ -51,6 +53,7 @@ pub(crate) fn looks(target: &Target, at: u64, in_line: bool) -> Looks {
     Looks {
         bytes,
         value,
+        is_label: value.is_some_and(|value| target.has_label(value)),
         leaves: leaves.then(|| target.of_host(to)),
         windows: windows.collect(),
         is_iretq: target.iretq == Some(at),

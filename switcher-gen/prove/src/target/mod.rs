@@ -283,6 +283,11 @@ impl Target {
         reached
     }
 
+    /// Whether `address` is one of the code's, or where a range of it ends.
+    pub(crate) fn has_label(&self, address: u64) -> bool {
+        self.program.contains(address) || self.program.contains(address.wrapping_sub(1))
+    }
+
     pub(crate) fn model(&self) -> CpuModel {
         self.setting.model()
     }

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test uses some of it")]
 
+pub(crate) mod arms;
 pub(crate) mod mitigated;
 
 use switcher_gen::Variant;

@@ -6,18 +6,17 @@
 //! * beside one: less than a page from it. What lies there is the host's, and from before, or a
 //!   guest's beside the PVCS, and whatever the arm has stored beside that region;
 //! * counted from one: by a number of the code's own, of which it is not known any more which it
-//!   is. That is a loop that goes round once more than it does. It leads to anywhere in this
-//!   region, or beside it;
+//!   is, but that all that it may be lead into this region, or beside it. A loop that goes round
+//!   once more than it does is taken to stay there;
 //! * elsewhere. What lies there may be anything ([`Origin::Found`]), and what is stored there may
 //!   be what is found in any region from then on.
 //!
 //! A load never finds the same twice: each has an unknown of its own.
 
 use crate::run::arms::origin_set::Origins;
-use switcher_model::{Domain, Origin, Place, RegionName, State as Machine};
+use crate::run::arms::points::{is_beside, is_counted_from, origins};
+use switcher_model::{Domain, Origin, Place, Region, RegionName, State as Machine};
 
-/// How far beyond a region an address is still beside it.
-pub(crate) const NEAR: i64 = 4096;
 /// More regions than a world has.
 const REGIONS: usize = 16;
 
@@ -51,27 +50,18 @@ pub(crate) enum Lies {
     Elsewhere,
 }
 
-/// Whether a number is the code's own, and not known.
-pub(crate) fn is_counted<D: Domain>(d: &D, number: D::Word) -> bool {
-    d.known(number).is_none() && Origins::of(d, number).is_within(Origins::CODE)
-}
-
 impl Lies {
     /// Where `address` leads, and which of the regions it is counted from.
     pub(crate) fn new<D: Domain>(d: &D, state: &Machine<D>, address: D::Word) -> Self {
-        let regions = || state.memory.regions.iter().enumerate();
-        let near = regions().filter(|(_, region)| {
-            let end = region.offset(region.cells.len());
-            let around = region.start - NEAR..=end + NEAR;
-            d.distance(address, region.base).is_some_and(|at| around.contains(&at))
-        });
-        let near = Regions::of(near.map(|(number, _)| number));
+        let of = |is_one: &dyn Fn(&Region<D>) -> bool| {
+            let regions = state.memory.regions.iter().enumerate();
+            Regions::of(regions.filter(|(_, region)| is_one(region)).map(|(number, _)| number))
+        };
+        let near = of(&|region| is_beside(d, region, address));
         if !near.is_empty() {
             return Self::Beside(near);
         }
-        let counted = regions()
-            .filter(|(_, region)| !region.is_code && is_counted(d, d.sub(address, region.base)));
-        let counted = Regions::of(counted.map(|(number, _)| number));
+        let counted = of(&|region| is_counted_from(d, region, address));
         if counted.is_empty() { Self::Elsewhere } else { Self::Counted(counted) }
     }
 
@@ -198,7 +188,7 @@ impl Strayed {
                 from = from.with(Origin::Guest);
             }
             if is_within {
-                let cells = region.cells.chunks(8).map(|cells| Origins::of(d, d.load(cells)));
+                let cells = region.cells.chunks(8).map(|cells| origins(d, state, d.load(cells)));
                 from = cells.fold(from.and(self.within[number]), Origins::and);
             }
         }

@@ -5,6 +5,7 @@
 
 pub(crate) mod memory;
 pub(crate) mod origin_set;
+pub(crate) mod points;
 pub(crate) mod seen;
 
 use std::collections::{BTreeSet, HashMap};
@@ -69,12 +70,21 @@ pub(crate) struct Arms<D: Domain> {
     /// their contraries. The path's jumps were decided by them, or they say whether a guest is
     /// being run.
     pub(crate) told: Vec<D::Word>,
+    /// A place that arms have come to in too many states to tell them apart.
+    pub(crate) crowded: Option<u64>,
 }
 
 impl<D: Domain> Default for Arms<D> {
     fn default() -> Self {
-        let (seen, reached) = (HashMap::new(), Untaken::default());
-        Self { seen, open: None, ahead: Vec::new(), reached, verws: 0, told: Vec::new() }
+        Self {
+            seen: HashMap::new(),
+            open: None,
+            ahead: Vec::new(),
+            reached: Untaken::default(),
+            verws: 0,
+            told: Vec::new(),
+            crowded: None,
+        }
     }
 }
 

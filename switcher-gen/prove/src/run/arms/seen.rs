@@ -1,22 +1,33 @@
 //! Arms that come to one place: whether one such state was followed already, and what is forgotten
 //! of states so that the next is covered.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
-use crate::run::arms::memory::{NEAR, Strayed, is_counted};
+use crate::run::arms::memory::Strayed;
 use crate::run::arms::origin_set::Origins;
+use crate::run::arms::points::{To, is_counted, origins, points_to};
 use crate::run::arms::{Arm, Arms, SoFar, copy};
 use crate::run::barriers::{Barriers, Pushed};
 use crate::target::Target;
-use switcher_model::{Domain, Flags, Gpr, Msrs, Place, State as Machine};
+use switcher_model::{Domain, Flags, Gpr, Msrs, Origin, Place, State as Machine};
 
 /// How many states of a kind are told apart at one place.
 const EXACT: usize = 1;
 
 /// How many of any kind, before RSP is forgotten too.
 const MANY: usize = 64;
+
+/// How many of any kind, before it is forgotten what registers point to.
+const KINDS: usize = 128;
+
+/// More states than arms come to one place in, if no more is forgotten.
+pub(crate) const STATES: usize = 1024;
+
+/// By how much a round of a loop may change a number that is taken to stay where it is.
+const STRIDE: i64 = 64;
 
 /// A cell is forgotten together with those beside it.
 const CHUNK: usize = 8;
@@ -66,8 +77,8 @@ struct Forgotten {
 #[derive(Debug)]
 pub(crate) struct Seen<D: Domain> {
     traits: Traits,
-    /// The regions that registers and FS base point to.
-    pointers: [Option<usize>; 17],
+    /// What registers and FS base point to.
+    pointers: Pointers,
     barriers: Barriers,
     pub(crate) state: Rc<Machine<D>>,
     forgotten: Forgotten,
@@ -93,19 +104,32 @@ impl Deeper {
     }
 }
 
-/// The region that `address` points to, or beside, or that it is counted from.
-fn region<D: Domain>(d: &D, state: &Machine<D>, address: D::Word) -> Option<usize> {
-    state.memory.regions.iter().position(|region| {
-        let around = region.start - NEAR..=region.offset(region.cells.len()) + NEAR;
-        let distance = d.sub(address, region.base);
-        match d.known(distance) {
-            Some(at) => around.contains(&at.cast_signed()),
-            None => !region.is_code && is_counted(d, distance),
-        }
-    })
+/// What each of [`pointers`] points to.
+type Pointers = [Option<To>; 17];
+
+/// A state that has come to a place.
+struct Here<'a, D: Domain> {
+    state: &'a Machine<D>,
+    barriers: &'a Barriers,
+    pointers: [OnceCell<Option<To>>; 17],
 }
 
-/// The words that are told apart by the region that they point to.
+impl<D: Domain> Here<'_, D> {
+    /// What one of its [`pointers`] points to.
+    fn points_to(&self, d: &D, pointer: usize) -> Option<To> {
+        let find = || points_to(d, self.state, pointers(self.state)[pointer]);
+        *self.pointers[pointer].get_or_init(find)
+    }
+
+    /// Where one of [`words`] comes from, if it is all that is known of it.
+    fn origins(&self, d: &D, slot: usize, word: D::Word) -> Origins {
+        let from = Origins::of(d, word);
+        let points = pointer_of(slot).and_then(|pointer| self.points_to(d, pointer));
+        if matches!(points, Some(To::Gs(_))) { from.with(Origin::Found) } else { from }
+    }
+}
+
+/// The words that are told apart by what they point to.
 fn pointers<D: Domain>(state: &Machine<D>) -> [D::Word; 17] {
     let mut all = [state.fs_base; 17];
     all[..16].copy_from_slice(&state.gpr);
@@ -128,10 +152,14 @@ fn words<D: Domain>(state: &Machine<D>) -> [D::Word; WORDS] {
     all
 }
 
-/// Where [`words`] has one of [`pointers`].
-const fn slot_of(pointer: usize) -> usize {
-    // FS base is behind CS, SS and the bases of GS.
-    if pointer < 16 { pointer } else { 20 }
+/// Which of [`pointers`] is one of [`words`].
+const fn pointer_of(slot: usize) -> Option<usize> {
+    match slot {
+        0..16 => Some(slot),
+        // FS base is behind CS, SS and the bases of GS.
+        20 => Some(16),
+        _ => None,
+    }
 }
 
 fn set_words<D: Domain>(state: &mut Machine<D>, all: [D::Word; WORDS]) {
@@ -177,14 +205,9 @@ fn chunk<D: Domain>(d: &D, state: &Machine<D>, (region, chunk): (usize, usize)) 
 }
 
 impl<D: Domain> Seen<D> {
-    /// Whether it is all of `state`'s kind, so that what differs may be forgotten.
-    fn is_like(
-        &self,
-        d: &D,
-        (state, barriers): (&Machine<D>, &Barriers),
-        traits: &Traits,
-        target: &Target,
-    ) -> bool {
+    /// Whether it is all of the state's kind, so that what differs may be forgotten.
+    fn is_like(&self, d: &D, here: &Here<'_, D>, traits: &Traits, target: &Target) -> bool {
+        let Here { state, barriers, .. } = here;
         let mitigations = target.setting.variant.mitigations();
         let is_deep = || {
             let more = self.barriers.deeper(barriers).unwrap_or_default();
@@ -193,13 +216,21 @@ impl<D: Domain> Seen<D> {
             let is_round = more == 0 && self.rounds >= MANY;
             is_round || known == now || d.distance(known, now) == Some(8 * more as i64)
         };
-        // Equal words point to the same region.
+        let same_gs = || {
+            let bases = |state: &Machine<D>| [state.gs_base, state.inactive_gs_base];
+            bases(&self.state) == bases(state)
+        };
+        // With the same bases, equal words point to the same.
         let points_alike = || {
-            let pairs = pointers(&self.state).into_iter().zip(pointers(state)).zip(self.pointers);
-            pairs.into_iter().all(|((known, now), to)| known == now || region(d, state, now) == to)
+            let mut pairs = pointers(&self.state).into_iter().zip(pointers(state)).enumerate();
+            self.rounds >= KINDS
+                || pairs.all(|(pointer, (known, now))| {
+                    known == now || here.points_to(d, pointer) == self.pointers[pointer]
+                })
         };
         self.traits == *traits
             && self.barriers.is_no_better_than(barriers, mitigations)
+            && same_gs()
             && is_deep()
             && points_alike()
     }
@@ -207,12 +238,8 @@ impl<D: Domain> Seen<D> {
     /// What of `state` is there only because it is deeper within calls: these chunks of a stack,
     /// and that RSP is below them. Each of those must hold what its call has pushed: else a RET
     /// ends in another way there.
-    fn deeper(
-        &self,
-        d: &D,
-        (state, barriers): (&Machine<D>, &Barriers),
-        target: &Target,
-    ) -> Option<Deeper> {
+    fn deeper(&self, d: &D, here: &Here<'_, D>, target: &Target) -> Option<Deeper> {
+        let Here { state, barriers, .. } = here;
         let more = self.barriers.deeper(barriers).filter(|more| *more > 0)?;
         let rsp = state.get(Gpr::Rsp);
         let place = state.memory.locate(d, rsp, 8 * more, state.cr3)?;
@@ -236,32 +263,40 @@ impl<D: Domain> Seen<D> {
         })
     }
 
-    /// Whether `state` is one of these.
-    fn covers(
-        &self,
-        d: &D,
-        (state, barriers): (&Machine<D>, &Barriers),
-        strayed: &Strayed,
-        target: &Target,
-    ) -> bool {
-        let deeper = self.deeper(d, (state, barriers), target);
+    /// Whether the state is one of these.
+    fn covers(&self, d: &D, here: &Here<'_, D>, strayed: &Strayed, target: &Target) -> bool {
+        let state = here.state;
+        let deeper = self.deeper(d, here, target);
         let is_rsp = |slot| deeper.is_some() && slot == Gpr::Rsp as usize;
-        let fits = |set: Origins, word| !set.is_empty() && Origins::of(d, word).is_within(set);
+        let fits = |set: Origins, from: Origins| !set.is_empty() && from.is_within(set);
         let Forgotten { words: sets, flags, cells, strayed: known } = &self.forgotten;
+        let fits_word = |slot, set, [known, now]: [D::Word; 2]| {
+            let numbers = || [known, now].map(|word| self.counted(d, slot, word));
+            let is_number = set.is_within(Origins::CODE) || self.base(slot).is_some();
+            fits(set, here.origins(d, slot, now)) && (!is_number || stays(d, numbers()))
+        };
         let mut all = words(&self.state).into_iter().zip(words(state)).zip(sets).enumerate();
         let are_flags = || {
-            let fits = |word| fits(*flags, word);
+            let fits = |word| fits(*flags, Origins::of(d, word));
             self.state.flags.is_same(&state.flags) || state.flags.made_of().into_iter().all(fits)
         };
-        let is_cell = |at| cells.get(&at).is_some_and(|set| fits(*set, chunk(d, state, at)));
+        let is_cell = |at| {
+            let [known, now] = [&*self.state, state].map(|state| chunk(d, state, at));
+            let is_fit = |set: &Origins| {
+                let is_number = set.is_within(Origins::CODE);
+                fits(*set, origins(d, state, now)) && (!is_number || stays(d, [known, now]))
+            };
+            cells.get(&at).is_some_and(is_fit)
+        };
         let is_toggled =
             || toggled(d, &self.state).is_none_or(|own| toggled(d, state) == Some(own));
         let are_seen = || {
             let mut pairs = left_by_hooks(&self.state).zip(left_by_hooks(state));
             pairs.all(|(known, now)| known.map(|it| it.1) >= now.map(|it| it.1))
         };
-        all.all(|(slot, ((known, now), set))| known == now || is_rsp(slot) || fits(*set, now))
-            && are_flags()
+        all.all(|(slot, ((known, now), set))| {
+            known == now || is_rsp(slot) || fits_word(slot, *set, [known, now])
+        }) && are_flags()
             && is_toggled()
             && are_seen()
             && strayed.is_within(known)
@@ -270,22 +305,23 @@ impl<D: Domain> Seen<D> {
                 .all(|at| deeper.as_ref().is_some_and(|deeper| deeper.has(at)) || is_cell(at))
     }
 
-    /// Forgets whatever `state` has differently.
-    fn forget(
-        &mut self,
-        d: &D,
-        (state, barriers): (&Machine<D>, &Barriers),
-        strayed: &Strayed,
-        target: &Target,
-    ) {
-        let deeper = self.deeper(d, (state, barriers), target);
+    /// Forgets whatever the state has differently.
+    fn forget(&mut self, d: &D, here: &Here<'_, D>, strayed: &Strayed, target: &Target) {
+        let state = here.state;
+        let deeper = self.deeper(d, here, target);
         let mut joined = copy(&self.state);
         let mut all = words(&joined);
         for (slot, (word, now)) in all.iter_mut().zip(words(state)).enumerate() {
             if *word != now && (deeper.is_none() || slot != Gpr::Rsp as usize) {
+                let from = here.origins(d, slot, now).and(self.origins(d, slot, *word));
+                if let Some(pointer) = pointer_of(slot)
+                    && self.pointers[pointer] != here.points_to(d, pointer)
+                {
+                    self.pointers[pointer] = None;
+                }
                 let set = &mut self.forgotten.words[slot];
-                *set = both(d, *set, [*word, now]);
-                *word = self.either(d, slot, [now, *word]);
+                *set = set.and(Origins::CODE).and(from);
+                *word = self.either(d, slot, [now, *word], from);
             }
         }
         set_words(&mut joined, all);
@@ -299,11 +335,12 @@ impl<D: Domain> Seen<D> {
         let others = other_chunks(&self.state, state);
         for at in others.filter(|at| !deeper.as_ref().is_some_and(|deeper| deeper.has(*at))) {
             let [was, now] = [&*self.state, state].map(|state| chunk(d, state, at));
+            let from = origins(d, &self.state, was).and(origins(d, state, now));
             let set = self.forgotten.cells.entry(at).or_default();
-            *set = both(d, *set, [was, now]);
+            *set = set.and(Origins::CODE).and(from);
             let cells = &mut joined.memory.regions[at.0].cells;
             let end = cells.len().min((at.1 + 1) * CHUNK);
-            d.store(&mut cells[at.1 * CHUNK..end], d.forgotten(&[now, was]));
+            d.store(&mut cells[at.1 * CHUNK..end], forgotten(d, [now, was], from));
         }
         // Hooks may have set other bits in both. What the code itself has done there is not
         // forgotten, so that it is still known that what lies there are the flags.
@@ -329,20 +366,65 @@ impl<D: Domain> Seen<D> {
         self.state = Rc::new(joined);
     }
 
-    /// One of two words, of which no more is known. Two that are counted from a region stay so.
-    fn either(&self, d: &D, slot: usize, words: [D::Word; 2]) -> D::Word {
-        let of = (0..self.pointers.len()).find(|pointer| slot_of(*pointer) == slot);
-        let Some(region) = of.and_then(|pointer| self.pointers[pointer]) else {
-            return d.forgotten(&words);
-        };
-        let base = self.state.memory.regions[region].base;
-        d.add(base, d.forgotten(&words.map(|word| d.sub(word, base))))
+    /// Where one of [`words`] of its own comes from, if it is all that is known of it.
+    fn origins(&self, d: &D, slot: usize, word: D::Word) -> Origins {
+        let from = Origins::of(d, word);
+        let points = pointer_of(slot).and_then(|pointer| self.pointers[pointer]);
+        if matches!(points, Some(To::Gs(_))) { from.with(Origin::Found) } else { from }
+    }
+
+    /// What one of [`words`] is counted from, if it is a pointer.
+    fn base(&self, slot: usize) -> Option<D::Word> {
+        let Machine { memory, gs_base, inactive_gs_base, .. } = &*self.state;
+        Some(match self.pointers[pointer_of(slot)?]? {
+            To::Region(region) => memory.regions[region].base,
+            To::Gs(which) => [*gs_base, *inactive_gs_base][which],
+        })
+    }
+
+    /// The number by which one of [`words`] is counted.
+    fn counted(&self, d: &D, slot: usize, word: D::Word) -> D::Word {
+        self.base(slot).map_or(word, |base| d.sub(word, base))
+    }
+
+    /// One of two words, of which no more is known than that they come from there. Two that are
+    /// counted from one thing stay so.
+    fn either(&self, d: &D, slot: usize, words: [D::Word; 2], from: Origins) -> D::Word {
+        if let Some(base) = self.base(slot) {
+            let numbers = words.map(|word| d.sub(word, base));
+            if numbers.into_iter().all(|number| d.known(number).is_some() || is_counted(d, number))
+            {
+                return d.add(base, d.forgotten(&numbers));
+            }
+        }
+        forgotten(d, words, from)
     }
 }
 
-/// What is forgotten of two words that differ, besides `set`.
-fn both<D: Domain>(d: &D, set: Origins, words: [D::Word; 2]) -> Origins {
-    words.into_iter().fold(set.and(Origins::CODE), |set, word| set.and(Origins::of(d, word)))
+/// One of two words, of which no more is known than that they come from there.
+fn forgotten<D: Domain>(d: &D, words: [D::Word; 2], from: Origins) -> D::Word {
+    let is_found = Origins::NONE.with(Origin::Found).is_within(from);
+    if is_found { d.any_of("found", 8, &from.list()) } else { d.forgotten(&words) }
+}
+
+/// Whether a number that is not known any more may be the other one: by where that lies, or as the
+/// next one in a loop, which is taken to stay where it is if its steps are small.
+fn stays<D: Domain>(d: &D, [known, now]: [D::Word; 2]) -> bool {
+    // Of numbers alone nothing is forgotten.
+    let Some((least, most)) = d.span(known).filter(|_| d.known(known).is_none()) else {
+        return true;
+    };
+    let is_within = d.span(now).is_some_and(|(low, high)| least <= low && high <= most);
+    let is_step = || match d.distance(now, known) {
+        Some(step) => (-STRIDE..=STRIDE).contains(&step),
+        // A register that has fewer bits.
+        None => [4, 1, 2].into_iter().any(|size| {
+            let least = d.truncate(known, size);
+            let mut steps = (0..=STRIDE.ilog2()).flat_map(|log| [1 << log, -1 << log]);
+            steps.any(|step| now == d.truncate(d.plus(least, step), size))
+        }),
+    };
+    is_within || is_step()
 }
 
 impl<D: Domain> Arms<D> {
@@ -357,33 +439,37 @@ impl<D: Domain> Arms<D> {
         so_far: SoFar,
     ) {
         let seen = self.seen.entry(to).or_default();
-        let here = (state, barriers);
-        let is_like = |seen: &Seen<D>| seen.is_like(d, here, &traits, target);
+        let here = Here { state, barriers, pointers: Default::default() };
+        let is_like = |seen: &Seen<D>| seen.is_like(d, &here, &traits, target);
         let alike: Vec<usize> = (0..seen.len()).filter(|at| is_like(&seen[*at])).collect();
-        if alike.iter().any(|at| seen[*at].covers(d, here, &so_far.strayed, target)) {
+        if alike.iter().any(|at| seen[*at].covers(d, &here, &so_far.strayed, target)) {
             return;
         }
+        let many = seen.len();
         let like = alike.last().filter(|_| alike.len() >= EXACT).map(|at| &mut seen[*at]);
         let (state, barriers, strayed) = match like {
             Some(like) => {
-                like.forget(d, here, &so_far.strayed, target);
+                like.forget(d, &here, &so_far.strayed, target);
                 (Rc::clone(&like.state), like.barriers.clone(), like.forgotten.strayed)
             }
+            None if many >= STATES => {
+                self.crowded = Some(to);
+                return;
+            }
             None => {
-                let (state, barriers) = (Rc::new(copy(state)), barriers.clone());
+                let kept = Rc::new(copy(state));
+                let pointers = std::array::from_fn(|pointer| here.points_to(d, pointer));
                 let forgotten = Forgotten { strayed: so_far.strayed, ..Forgotten::default() };
-                let (kept, done) = (Rc::clone(&state), barriers.clone());
-                let rounds = seen.len();
-                let pointers = pointers(&kept).map(|word| region(d, &kept, word));
+                let (done, state) = (barriers.clone(), Rc::clone(&kept));
                 seen.push(Seen {
                     traits,
                     pointers,
                     barriers: done,
-                    state: kept,
+                    state,
                     forgotten,
-                    rounds,
+                    rounds: many,
                 });
-                (state, barriers, so_far.strayed)
+                (kept, barriers.clone(), so_far.strayed)
             }
         };
         let so_far = SoFar { strayed, ..so_far };

@@ -3,8 +3,9 @@
 use crate::goal::Goals;
 use crate::obligation;
 use crate::obligation::Obligation;
-use crate::run::arms::memory::{Lies, Strayed, is_counted, is_partly_within};
+use crate::run::arms::memory::{Lies, Strayed, is_partly_within};
 use crate::run::arms::origin_set::Origins;
+use crate::run::arms::points::{is_counted, origins};
 use crate::run::origins::{is_a_leak, is_steered};
 use crate::run::watch::Watch;
 use switcher_model::program::{MemoryOperand, Op, Operand, Operation, Segment};
@@ -40,6 +41,17 @@ impl<D: Domain> Eye<'_, '_, D> {
         self.is_over = true;
     }
 
+    /// Where what is stored comes from, if it is not known any more where it lies then. Where code
+    /// is linked for one address, a number may be one of its places.
+    fn origins(&self, d: &D, state: &Machine<D>, value: D::Word) -> Origins {
+        let from = origins(d, state, value);
+        let program = &self.watch.entry.target.program;
+        let is_place = program.is_fixed()
+            && from.is_within(Origins::CODE)
+            && d.known(value).is_none_or(|number| program.contains(number));
+        if is_place { from.with(Origin::Place) } else { from }
+    }
+
     /// Whether where the instruction leads is what it loads.
     fn is_transfer(&self) -> bool {
         matches!(self.op.kind, Operation::Jump | Operation::Call) || self.op.is_return()
@@ -70,10 +82,12 @@ impl<D: Domain> Eye<'_, '_, D> {
         // Numbers may be close by chance.
         let is_term = d.mentions(address, |_| true);
         let by_gs = |base| {
-            let distance = d.sub(address, base);
-            let is_near = d.known(distance).map(u64::cast_signed);
-            is_term
-                && (is_near.is_some_and(|at| i32::try_from(at).is_ok()) || is_counted(d, distance))
+            let is_near = |address| {
+                let distance = d.sub(address, base);
+                let known = d.known(distance).map(u64::cast_signed);
+                known.is_some_and(|at| i32::try_from(at).is_ok()) || is_counted(d, distance)
+            };
+            is_term && d.alternatives(address).into_iter().any(is_near)
         };
         if lies == Lies::Elsewhere && (at.gs || bases.into_iter().any(by_gs)) {
             self.broken(d, obligation::SWAPGS_FENCED, "GS base");
@@ -189,20 +203,21 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
     ) -> bool {
         let Some(lies) = self.judged(d, state, at) else { return false };
         let is_partly = is_partly_within(d, state, at.address, at.size);
-        self.strayed.store(d, state, lies, Origins::of(d, value), is_partly);
+        let from = self.origins(d, state, value);
+        self.strayed.store(d, state, lies, from, is_partly);
         true
     }
 
-    fn loaded(&mut self, d: &D, _state: &Machine<D>, place: Place, value: D::Word) -> D::Word {
+    fn loaded(&mut self, d: &D, state: &Machine<D>, place: Place, value: D::Word) -> D::Word {
         let is_by_rsp = self.is_by_rsp();
         let among_calls = self.strayed.is_among_calls(place, is_by_rsp);
-        let Some(from) = self.strayed.amended(place, is_by_rsp, Origins::of(d, value)) else {
+        let Some(from) = self.strayed.amended(place, is_by_rsp, origins(d, state, value)) else {
             return value;
         };
         if !self.is_transfer() {
             return d.any_of("strayed", place.size, &from.list());
         }
-        // A number of the code's own is nowhere to go to.
+        // A number is nowhere to go to, if it is not a place of the code.
         if among_calls || self.strayed.is_open(place.region) {
             self.broken(d, obligation::UNTAKEN_TARGET, "RIP");
         }
@@ -267,7 +282,8 @@ impl<D: Domain> Eye<'_, '_, D> {
         }
         if access.store {
             let is_by_rsp = self.is_by_rsp();
-            self.strayed.stored(access.place, is_by_rsp, Origins::of(d, access.value));
+            let from = self.origins(d, state, access.value);
+            self.strayed.stored(access.place, is_by_rsp, from);
         }
         if !access.store && combines(self.op.kind) {
             self.places += usize::from(is_of_place(d, access.value));

@@ -25,8 +25,8 @@
 //!
 //! All of this is judged of the path's own states, and after the path: that no path gets there is
 //! no excuse. An arm is not followed again from where another has come in the same state, or in one
-//! of which less is known: states at one place that point to the same regions after the same
-//! mitigations are joined. What they differ in is forgotten, except where it comes from
+//! of which less is known: states at one place whose registers point to the same regions after the
+//! same mitigations are joined. What they differ in is forgotten, except where it comes from
 //! ([`Domain::forgotten`]), so that the next such state is covered.
 
 mod eye;
@@ -40,7 +40,7 @@ use std::rc::Rc;
 use crate::bad_code::BadCode;
 use crate::goal::{Goal, Goals};
 use crate::obligation;
-use crate::run::arms::seen::Seen;
+use crate::run::arms::seen::{STATES, Seen};
 use crate::run::arms::{ARMS, Arm, Arms, Untaken, copy};
 use crate::run::events::untold;
 use crate::run::host_return;
@@ -49,7 +49,6 @@ use crate::run::origins::is_steered;
 use crate::run::untaken::eye::Eye;
 use crate::run::untaken::judge::{at_caller, at_guest, is_a_guests, tells_a_guest};
 use crate::run::untaken::predict::arms_of;
-use crate::run::untaken::tells::is_of_places;
 use crate::run::watch::Watch;
 use crate::world::World;
 use switcher_gen::asm::HostSymbol;
@@ -69,6 +68,9 @@ pub(crate) fn follow<D: Domain>(
     let barriers = std::mem::take(&mut watch.barriers);
     let mut goals = Goals::new();
     while let Some(arm) = arms.ahead.pop() {
+        if let Some(at) = arms.crowded {
+            return Err(BadCode::States { at, limit: STATES });
+        }
         // If it is not there, something was forgotten of it meanwhile, and the joined state is
         // followed.
         let is_it = |seen: &Seen<D>| Rc::ptr_eq(&seen.state, &arm.state);
@@ -155,7 +157,8 @@ fn one<D: Domain>(
                 let holds = world.machine.jumps_if(d, op.kind).unwrap_or(d.bit(true));
                 world.machine.count_down(d, op.kind);
                 let condition = d.number(holds);
-                let is_excused = || is_of_places(d, &world.machine, interrupted, condition);
+                let is_excused =
+                    || watch.is_of_places(d, &world.machine, interrupted, condition);
                 if arms.tells(d, watch, &world.machine, condition) && !is_excused() {
                     goals.broken(d, obligation::UNTAKEN_MEMORY, "flags", None);
                     return Ok(());

@@ -1,10 +1,10 @@
 //! What a jump on an arm may depend on.
 
 use crate::run::arms::Arms;
-use crate::run::arms::memory::is_counted;
+use crate::run::arms::points::{is_beside, is_counted_from};
 use crate::run::origins::is_a_leak;
 use crate::run::watch::Watch;
-use switcher_model::{Access, Domain, State as Machine};
+use switcher_model::{Access, Domain, Region, State as Machine};
 
 impl<D: Domain> Arms<D> {
     /// Whether a jump by `condition`, a truth value as a number, tells what was found, or what no
@@ -24,27 +24,38 @@ impl<D: Domain> Arms<D> {
     }
 }
 
-/// Whether `condition` is what a comparison comes to, by the flags of `state`,
-///
-/// * of the interrupted address with one of the code's: whether something has been interrupted in
-///   the code, and where in there, decides what is done about it;
-/// * of two addresses that are apart by a number of the code's own: wherever they lie.
-pub(crate) fn is_of_places<D: Domain>(
-    d: &D,
-    state: &Machine<D>,
-    interrupted: Option<D::Word>,
-    condition: D::Word,
-) -> bool {
-    let [a, b, ..] = state.flags.made_of();
-    let is_label = |word| d.known(word).is_none() && d.code_at(word).is_some();
-    let is_rip = interrupted.is_some_and(|rip| a == rip && is_label(b) || b == rip && is_label(a));
-    let (is, below) = (d.eq(a, b), d.lt(a, b));
-    let all = [is, below, d.either(is, below)];
-    let is_one = |bit: D::Bit| [bit, d.not(bit)].map(|bit| d.number(bit)).contains(&condition);
-    (is_rip || is_counted(d, d.sub(a, b))) && all.into_iter().any(is_one)
-}
-
 impl<D: Domain> Watch<'_, D> {
+    /// Whether `condition` is what a comparison comes to, by the flags of `state`,
+    ///
+    /// * of the interrupted address with one of the code's: whether something has been interrupted
+    ///   in the code, and where in there, decides what is done about it;
+    /// * of two addresses that lead into one region or beside it, or into the code: wherever that
+    ///   lies, which is not at the end of all addresses, so that neither begins anew at zero.
+    pub(crate) fn is_of_places(
+        &self,
+        d: &D,
+        state: &Machine<D>,
+        interrupted: Option<D::Word>,
+        condition: D::Word,
+    ) -> bool {
+        let [a, b, ..] = state.flags.made_of();
+        let is_label = |word| {
+            let at = d.code_at(word).filter(|_| d.known(word).is_none());
+            at.is_some_and(|at| self.entry.target.has_label(at))
+        };
+        let is_rip =
+            interrupted.is_some_and(|rip| a == rip && is_label(b) || b == rip && is_label(a));
+        let are_in = |region: &Region<D>| {
+            let is_in = |word| is_beside(d, region, word) || is_counted_from(d, region, word);
+            !region.is_code && is_in(a) && is_in(b)
+        };
+        let are_in_one = || is_label(a) && is_label(b) || state.memory.regions.iter().any(are_in);
+        let (is, below) = (d.eq(a, b), d.lt(a, b));
+        let all = [is, below, d.either(is, below)];
+        let is_one = |bit: D::Bit| [bit, d.not(bit)].map(|bit| d.number(bit)).contains(&condition);
+        (is_rip || are_in_one()) && all.into_iter().any(is_one)
+    }
+
     /// The bytes of switch_flags that a load has read, if they are what the path itself would read
     /// there, or that with some of its bits toggled. What an arm has stored there is another's.
     pub(crate) fn own_flags(
