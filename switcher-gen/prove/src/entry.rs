@@ -17,6 +17,8 @@ pub struct EntryPoints<'t> {
     all: BTreeMap<Theorem, Begins>,
     /// What is executed from an entry point on, once somebody has asked.
     reached: BTreeMap<u64, OnceLock<BTreeSet<u64>>>,
+    /// The places whose address the code of a theorem makes a value, once somebody has asked.
+    named: BTreeMap<Theorem, OnceLock<BTreeSet<u64>>>,
     /// Its first gate of each vector, by its place among the gates.
     gates: Vec<Option<usize>>,
 }
@@ -72,7 +74,8 @@ impl<'t> EntryPoints<'t> {
         let all: BTreeMap<_, _> = theorems.map(|theorem| (theorem, begins(theorem))).collect();
         let addresses = all.values().flat_map(|begins| begins.addresses.iter().copied());
         let reached = addresses.map(|address| (address, OnceLock::new())).collect();
-        Self { target, all, reached, gates }
+        let named = all.keys().map(|theorem| (*theorem, OnceLock::new())).collect();
+        Self { target, all, reached, named, gates }
     }
 
     /// The entry point of a theorem.
@@ -122,6 +125,12 @@ impl<'a> Entry<'a> {
     /// Whether the instruction at `at` is one of these.
     pub(crate) fn reaches(self, at: u64) -> bool {
         self.addresses().iter().any(|address| self.reached_from(*address).contains(&at))
+    }
+
+    /// The places in the code whose address its code makes a value: see [`Target::named_from`].
+    pub(crate) fn named(self) -> &'a BTreeSet<u64> {
+        let find = || self.target.named_from(self.addresses().iter().copied());
+        self.points.named[&self.theorem].get_or_init(find)
     }
 
     /// The first gate of a vector.

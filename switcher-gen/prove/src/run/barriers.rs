@@ -44,6 +44,9 @@ pub(crate) struct Barriers {
     /// What the return stack buffer has of the code, the latest last. A buffer with less room has
     /// the end of it.
     rsb: Vec<Entry>,
+    /// How many of these, from the first, are in no buffer any more: later ones have overwritten
+    /// them.
+    lost: usize,
     /// How many of these a fence has made certain.
     fenced: usize,
     /// How the history is to be overwritten.
@@ -95,6 +98,7 @@ impl Barriers {
             || are_traps(self) && are_traps(other) && self.rsb.len() <= other.rsb.len();
         is_predicted
             && self.fenced <= other.fenced
+            && self.lost <= other.lost
             && done(self).into_iter().zip(done(other)).all(|(a, b)| a <= b)
     }
 
@@ -135,6 +139,26 @@ impl Barriers {
         }
     }
 
+    /// The return addresses that a RET of somebody else's may still be predicted to lead to, each
+    /// with what has been done by then: those of calls that nobody has returned from, but for the
+    /// latest `within`.
+    pub(crate) fn left(&self, within: usize) -> Vec<(u64, Self)> {
+        let end = self.rsb.len().saturating_sub(within);
+        let mut left: Vec<(u64, Self)> = Vec::new();
+        for index in (self.lost..end).rev() {
+            if let Entry::Call(next) = self.rsb[index]
+                && left.iter().all(|(other, _)| *other != next)
+            {
+                let mut then = self.clone();
+                then.rsb.truncate(index);
+                then.fenced = then.fenced.min(index);
+                then.lost = then.lost.min(index);
+                left.push((next, then));
+            }
+        }
+        left
+    }
+
     /// WRMSR of the MSR with this number, if that is known.
     pub(crate) fn msr(&mut self, number: Option<u64>) {
         self.restricted |= number == Some(Msr::SpecCtrl.address().into());
@@ -165,7 +189,9 @@ impl Barriers {
         if self.rsb.len() > CALLS {
             self.rsb.remove(0);
             self.fenced = self.fenced.saturating_sub(1);
+            self.lost = self.lost.saturating_sub(1);
         }
+        self.lost = self.lost.max(self.rsb.len().saturating_sub(RSB_ENTRIES));
         if fills {
             // What fills the buffer does not count as a part of the history's sequence.
             self.forget();
@@ -176,6 +202,7 @@ impl Barriers {
     pub(crate) fn returned(&mut self) {
         self.rsb.pop();
         self.fenced = self.fenced.min(self.rsb.len());
+        self.lost = self.lost.min(self.rsb.len());
     }
 
     /// Whether a RET to `to` is predicted to go there, by the call that it returns from.

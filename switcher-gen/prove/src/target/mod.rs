@@ -288,6 +288,44 @@ impl Target {
         self.program.contains(address) || self.program.contains(address.wrapping_sub(1))
     }
 
+    /// The places in the code whose address the instruction at `at` makes a value: by LEA, or as a
+    /// number where the code is linked for one address.
+    pub(crate) fn named_at(&self, at: u64) -> impl Iterator<Item = u64> {
+        use iced_x86::{Mnemonic, OpKind};
+        let instruction = self.program.instruction(at);
+        let is_lea = instruction.mnemonic() == Mnemonic::Lea;
+        let is_fixed = self.program.is_fixed();
+        let of_lea = is_lea.then(|| match instruction.is_ip_rel_memory_operand() {
+            true => Some(instruction.ip_rel_memory_address()),
+            // An address, or one that an index is added to.
+            false => is_fixed.then(|| instruction.memory_displacement64()),
+        });
+        let operands = 0..if is_fixed { instruction.op_count() } else { 0 };
+        let numbers = operands.filter_map(move |operand| match instruction.op_kind(operand) {
+            OpKind::Immediate32 | OpKind::Immediate32to64 | OpKind::Immediate64 => {
+                Some(instruction.immediate(operand))
+            }
+            _ => None,
+        });
+        let all = of_lea.flatten().into_iter().chain(numbers);
+        all.filter(|to| matches!(self.program.at(*to), Some(Ok(_))))
+    }
+
+    /// All places whose address the code makes a value that is executed from `entries` on, or from
+    /// one of those places on, wherever a RET or a jump leads there.
+    pub(crate) fn named_from(&self, entries: impl Iterator<Item = u64>) -> BTreeSet<u64> {
+        let (mut named, mut reached) = (BTreeSet::new(), BTreeSet::new());
+        let mut ahead: Vec<u64> = entries.collect();
+        while let Some(entry) = ahead.pop() {
+            for at in self.reached_from(entry) {
+                if reached.insert(at) {
+                    ahead.extend(self.named_at(at).filter(|to| named.insert(*to)));
+                }
+            }
+        }
+        named
+    }
+
     pub(crate) fn model(&self) -> CpuModel {
         self.setting.model()
     }

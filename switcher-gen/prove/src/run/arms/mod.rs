@@ -57,6 +57,20 @@ pub(crate) struct Jump<D: Domain> {
     pub(crate) so_far: SoFar,
 }
 
+/// A jump or call through a register or memory. Where it may be predicted to lead is not known
+/// before all arms are followed: each may make another address a value.
+#[derive(Debug)]
+pub(crate) struct Indirect<D: Domain> {
+    pub(crate) at: u64,
+    pub(crate) is_jump: bool,
+    /// Where it leads indeed.
+    pub(crate) only: Option<u64>,
+    /// After it.
+    pub(crate) state: Rc<Machine<D>>,
+    pub(crate) barriers: Barriers,
+    pub(crate) so_far: SoFar,
+}
+
 /// The arms of a path.
 #[derive(Debug)]
 pub(crate) struct Arms<D: Domain> {
@@ -70,6 +84,10 @@ pub(crate) struct Arms<D: Domain> {
     /// their contraries. The path's jumps were decided by them, or they say whether a guest is
     /// being run.
     pub(crate) told: Vec<D::Word>,
+    /// Places whose address the path or an arm has made a value.
+    pub(crate) named: BTreeSet<u64>,
+    /// The jumps that may be predicted to lead there.
+    pub(crate) indirect: Vec<Indirect<D>>,
     /// A place that arms have come to in too many states to tell them apart.
     pub(crate) crowded: Option<u64>,
 }
@@ -83,6 +101,8 @@ impl<D: Domain> Default for Arms<D> {
             reached: Untaken::default(),
             verws: 0,
             told: Vec::new(),
+            named: BTreeSet::new(),
+            indirect: Vec::new(),
             crowded: None,
         }
     }

@@ -4,15 +4,17 @@
 //! From each conditional jump, with the registers and the memory that the path has there, the other
 //! arm is executed on the same machine, and from there both arms of each further jump, up to an
 //! instruction after which nothing is executed before the jump is certain: one that serialises,
-//! LFENCE, a trap, INT. Two more things are executed like this. One is what follows a call, where a
-//! RET leads elsewhere although it is predicted to return from that call: the return stack buffer
-//! has the latest call on top. The other is each place whose address the code makes a value, or
-//! that the target may be by its conditions, where a jump through a register or memory leads
-//! elsewhere. On an arm
+//! LFENCE, a trap, INT. Three more things are executed like this. One is what follows a call, where
+//! a RET leads elsewhere although it is predicted to return from that call: the return stack buffer
+//! has the latest call on top. Another is what follows the calls that are still there where the code
+//! is left, with nothing known of what a RET of somebody else's then has in registers and memory.
+//! The third is each place whose address the code makes a value, or that the target may be by its
+//! conditions, where a jump through a register or memory leads elsewhere. On an arm
 //!
 //! * a RET, an indirect branch and a hook of the host's need the mitigations that they need on a
 //!   path: a sequence that the arm jumps over was not executed. Where the arm leaves for the host
-//!   or a guest, registers hold nothing that would steer the host, or tell the guest;
+//!   or a guest, registers hold nothing that would steer the host, or tell the guest; nor do the
+//!   bases and PKRU tell the guest anything;
 //! * GS is the host's at each access (hazards.md, row 28), by whatever register its base got into
 //!   the address, and in the host;
 //! * what lies elsewhere may be loaded from where a guest says, but what was found there, and what
@@ -21,7 +23,7 @@
 //! * where a store has gone to where a guest says, loads may find what was stored, wherever they
 //!   go;
 //! * nothing is read but the frame that is returned to, if the path has no VERW to come;
-//! * the arm leads to code that is known.
+//! * the arm leads to code that is known, to the host's symbols, or back to the caller.
 //!
 //! All of this is judged of the path's own states, and after the path: that no path gets there is
 //! no excuse. An arm is not followed again from where another has come in the same state, or in one
@@ -41,7 +43,7 @@ use crate::bad_code::BadCode;
 use crate::goal::{Goal, Goals};
 use crate::obligation;
 use crate::run::arms::seen::{STATES, Seen};
-use crate::run::arms::{ARMS, Arm, Arms, Untaken, copy};
+use crate::run::arms::{ARMS, Arm, Arms, SoFar, Untaken, copy};
 use crate::run::events::untold;
 use crate::run::host_return;
 use crate::run::host_return::HostReturn;
@@ -64,6 +66,7 @@ pub(crate) fn follow<D: Domain>(
 ) -> Result<(Untaken, Vec<Goal<D>>), BadCode> {
     let Some(mut arms) = watch.arms.take() else { return Ok(Default::default()) };
     watch.close(d, &mut arms, None);
+    watch.leave(d, &mut arms, (&world.machine, &watch.barriers), 0);
     let path = std::mem::take(&mut watch.trace);
     let barriers = std::mem::take(&mut watch.barriers);
     let mut goals = Goals::new();
@@ -116,6 +119,15 @@ fn one<D: Domain>(
         watch.trace.clear();
         watch.trace.push(at);
         goals.execute(at);
+        if watch.is_thunk(at) {
+            // A jump by a condition has led there.
+            let here = (&world.machine, &watch.barriers, so_far);
+            watch.predict_return(d, arms, here, 0, at);
+            match left(d, world, (watch, goals), (arms, so_far), (at, false)) {
+                true => continue,
+                false => return Ok(()),
+            }
+        }
         let code = target.program.at(at).and_then(Result::ok).copied();
         let Some(op) = code else {
             goals.broken(d, obligation::UNTAKEN_CODE, "instruction", None);
@@ -125,7 +137,9 @@ fn one<D: Domain>(
         if arms.reached.executed > ARMS {
             return Err(BadCode::Arms { at, limit: ARMS });
         }
-        arms.reached.at.insert(at);
+        if arms.reached.at.insert(at) {
+            watch.name(d, arms, at);
+        }
         watch.speculation(d, goals, &world.machine, at);
         let is_return = op.is_return();
         match op.kind {
@@ -135,6 +149,7 @@ fn one<D: Domain>(
             }
             Operation::Iretq => {
                 at_guest(d, &world.machine, watch, goals);
+                watch.leave(d, arms, (&world.machine, &watch.barriers), 0);
                 return Ok(());
             }
             // It is not known what is executed after these, or instead of them.
@@ -146,19 +161,20 @@ fn one<D: Domain>(
             Operation::Sysretq | Operation::Sysretl => {
                 watch.verw(d, goals);
                 tells_a_guest(d, &world.machine, goals);
+                watch.leave(d, arms, (&world.machine, &watch.barriers), 0);
                 return Ok(());
             }
             Operation::ReturnFar(_) => {
                 watch.verw(d, goals);
                 at_guest(d, &world.machine, watch, goals);
+                watch.leave(d, arms, (&world.machine, &watch.barriers), 0);
                 return Ok(());
             }
             Operation::JumpIf(_) | Operation::Loop(_) | Operation::JumpIfZero => {
                 let holds = world.machine.jumps_if(d, op.kind).unwrap_or(d.bit(true));
                 world.machine.count_down(d, op.kind);
                 let condition = d.number(holds);
-                let is_excused =
-                    || watch.is_of_places(d, &world.machine, interrupted, condition);
+                let is_excused = || watch.is_of_places(d, &world.machine, interrupted, condition);
                 if arms.tells(d, watch, &world.machine, condition) && !is_excused() {
                     goals.broken(d, obligation::UNTAKEN_MEMORY, "flags", None);
                     return Ok(());
@@ -236,41 +252,8 @@ fn one<D: Domain>(
             // HLT does not stop speculation.
             Ok(Step::Next | Step::Halted) => {}
             Ok(Step::Left) => {
-                let hook = d.code_at(machine.rip).and_then(|rip| target.hook(rip));
-                if let Some(hook) = hook {
-                    // The hook of fatal events needs no mitigation.
-                    if hook != HostSymbol::FATAL {
-                        let within = usize::from(watch.is_predicted(Some(op.next)));
-                        watch.at_return(d, goals, machine, false, true, within);
-                    }
-                    untold(d, machine, goals);
-                    watch.is_host(d, goals, machine);
+                if !left(d, world, (watch, goals), (arms, so_far), (op.next, by_value)) {
                     return Ok(());
-                }
-                let rsp = machine.get(Gpr::Rsp);
-                let place = machine.memory.locate(d, rsp, 8, machine.cr3);
-                let is_of_host = d.code_at(machine.rip).is_some_and(|rip| {
-                    target.returns.iter().any(|of_host| *of_host != 0 && *of_host == rip)
-                });
-                if is_of_host && place.is_some_and(|place| so_far.strayed.is_open(place.region)) {
-                    goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
-                    return Ok(());
-                }
-                match host_return::left(d, world, watch, goals) {
-                    HostReturn::Back => {}
-                    HostReturn::Broken(_) => {
-                        goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None);
-                        return Ok(());
-                    }
-                    HostReturn::Elsewhere if !by_value => {
-                        goals.broken(d, obligation::UNTAKEN_CODE, "RIP", None);
-                        return Ok(());
-                    }
-                    // It returns to the caller.
-                    HostReturn::Returned | HostReturn::Elsewhere => {
-                        at_caller(d, world, watch, goals);
-                        return Ok(());
-                    }
                 }
             }
             Ok(Step::Guest { .. } | Step::Fault(_)) => return Ok(()),
@@ -296,4 +279,49 @@ fn one<D: Domain>(
             }
         }
     }
+}
+
+/// The arm has left the code; before `next`, by what a register or memory says or not. Says whether
+/// the host returns to it.
+fn left<D: Domain>(
+    d: &D,
+    world: &mut World<D>,
+    (watch, goals): (&mut Watch<'_, D>, &mut Goals<D>),
+    (arms, so_far): (&mut Arms<D>, SoFar),
+    (next, by_value): (u64, bool),
+) -> bool {
+    let (target, machine) = (watch.entry.target, &world.machine);
+    let rip = d.code_at(machine.rip);
+    if let Some(hook) = rip.and_then(|rip| target.hook(rip)) {
+        let within = usize::from(watch.is_predicted(Some(next)));
+        // The hook of fatal events needs no mitigation.
+        if hook != HostSymbol::FATAL {
+            watch.at_return(d, goals, machine, false, true, within);
+        }
+        untold(d, machine, goals);
+        watch.is_host(d, goals, machine);
+        watch.leave(d, arms, (machine, &watch.barriers), within);
+        return false;
+    }
+    let rsp = machine.get(Gpr::Rsp);
+    let place = machine.memory.locate(d, rsp, 8, machine.cr3);
+    let is_of_host = rip
+        .is_some_and(|rip| target.returns.iter().any(|of_host| *of_host != 0 && *of_host == rip));
+    if is_of_host && place.is_some_and(|place| so_far.strayed.is_open(place.region)) {
+        goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
+        return false;
+    }
+    match host_return::left(d, world, watch, goals) {
+        HostReturn::Back => return true,
+        HostReturn::Broken(_) => goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None),
+        HostReturn::Elsewhere if !by_value => {
+            goals.broken(d, obligation::UNTAKEN_CODE, "RIP", None);
+        }
+        // It returns to the caller.
+        HostReturn::Returned | HostReturn::Elsewhere => {
+            at_caller(d, world, watch, goals);
+            watch.leave(d, arms, (&world.machine, &watch.barriers), 0);
+        }
+    }
+    false
 }

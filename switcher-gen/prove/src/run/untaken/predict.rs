@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use iced_x86::{Mnemonic, OpKind};
+use iced_x86::OpKind;
 
-use crate::run::arms::memory::Strayed;
-use crate::run::arms::{Arms, Jump, SoFar, copy};
+use crate::run::arms::memory::{Lies, Strayed};
+use crate::run::arms::origin_set::Origins;
+use crate::run::arms::{Arms, Indirect, Jump, SoFar, copy};
 use crate::run::barriers::Barriers;
 use crate::run::watch::Watch;
 use crate::target::Target;
 use switcher_model::program::{Op, Operation};
-use switcher_model::{Domain, Gpr, State as Machine};
+use switcher_model::{Domain, Flags, Gpr, Origin, State as Machine};
 
 pub(crate) fn arms_of(target: &Target, at: u64) -> [u64; 2] {
     let jump = target.program.instruction(at);
@@ -24,6 +25,7 @@ impl<D: Domain> Watch<'_, D> {
         let Some(mut arms) = self.arms.take() else { return };
         self.close(d, &mut arms, Some(at));
         if let Some(Ok(op)) = self.entry.target.program.at(at) {
+            self.name(d, &mut arms, at);
             let is_last = self.barriers.overwritten;
             let overwritten = if is_last { arms.verws } else { 0 };
             let so_far = SoFar { strayed: Strayed::default(), overwritten };
@@ -83,32 +85,19 @@ impl<D: Domain> Watch<'_, D> {
         at: u64,
     ) {
         let program = &self.entry.target.program;
-        let [_, thunk] = self.entry.target.returns;
-        let is_thunk = || thunk != 0 && program.instruction(at).near_branch_target() == thunk;
+        let leads_to_thunk = || self.is_thunk(program.instruction(at).near_branch_target());
         let release = match op.kind {
             Operation::Return(release) => Some(release),
-            Operation::Jump if is_thunk() => Some(0),
+            Operation::Jump | Operation::JumpIf(_) if leads_to_thunk() => Some(0),
             _ => None,
         };
         if let Some(release) = release {
-            let Some(to) = barriers.prediction() else { return };
-            let rsp = state.get(Gpr::Rsp);
-            let place = state.memory.locate(d, rsp, 8, state.cr3);
-            let real = place.and_then(|place| d.code_at(state.memory.load(d, place)));
-            if real != Some(to) {
-                let (mut state, mut barriers) = (copy(state), barriers.clone());
-                state.set(Gpr::Rsp, d.plus(rsp, 8 + i64::from(release)));
-                barriers.returned();
-                barriers.branch(at, None);
-                self.go_later(d, arms, to, &state, &barriers, so_far);
-            }
+            self.predict_return(d, arms, (state, barriers, so_far), release, at);
         } else if op.is_indirect() {
             let real = state.leads_to(d, op);
             let code = |word| d.code_at(word).filter(|to| matches!(program.at(*to), Some(Ok(_))));
             let only = real.and_then(code);
             let others = real.map(|word| d.alternatives(word)).unwrap_or_default();
-            let named = self.named().into_iter();
-            let targets: BTreeSet<u64> = others.into_iter().filter_map(code).chain(named).collect();
             let mut state = copy(state);
             let mut barriers = barriers.clone();
             barriers.poison();
@@ -120,33 +109,92 @@ impl<D: Domain> Watch<'_, D> {
                 state.set(Gpr::Rsp, rsp);
                 barriers.called(op.next, self.entry.target.around(at).fills);
             }
-            for to in targets.into_iter().filter(|to| only != Some(*to)) {
-                let mut barriers = barriers.clone();
-                if op.kind == Operation::Jump {
-                    barriers.branch(at, Some(to));
-                }
-                self.go_later(d, arms, to, &state, &barriers, so_far);
+            let (is_jump, state) = (op.kind == Operation::Jump, Rc::new(state));
+            let jump = Indirect { at, is_jump, only, state, barriers, so_far };
+            let named = self.entry.named().iter().chain(&arms.named).copied();
+            let all: BTreeSet<u64> = others.into_iter().filter_map(code).chain(named).collect();
+            for to in all {
+                self.lead_to(d, arms, &jump, to);
             }
+            arms.indirect.push(jump);
         }
     }
 
-    /// The places in the code whose address the theorem's code makes a value.
-    fn named(&self) -> BTreeSet<u64> {
-        let program = &self.entry.target.program;
-        let mut reached: BTreeSet<u64> = self.entry.reached().collect();
-        reached.extend(&self.trace);
-        let named = reached.into_iter().filter_map(|at| {
-            let instruction = program.instruction(at);
-            let is_lea = instruction.mnemonic() == Mnemonic::Lea;
-            if is_lea && instruction.is_ip_rel_memory_operand() {
-                return Some(instruction.ip_rel_memory_address());
+    /// A RET, or a jump to the host's thunk, may be predicted to return from the latest call.
+    pub(crate) fn predict_return(
+        &self,
+        d: &D,
+        arms: &mut Arms<D>,
+        (state, barriers, so_far): (&Machine<D>, &Barriers, SoFar),
+        release: u16,
+        at: u64,
+    ) {
+        let Some(to) = barriers.prediction() else { return };
+        let rsp = state.get(Gpr::Rsp);
+        let place = state.memory.locate(d, rsp, 8, state.cr3);
+        let real = place.and_then(|place| d.code_at(state.memory.load(d, place)));
+        if real != Some(to) {
+            let (mut state, mut barriers) = (copy(state), barriers.clone());
+            state.set(Gpr::Rsp, d.plus(rsp, 8 + i64::from(release)));
+            barriers.returned();
+            barriers.branch(at, None);
+            self.go_later(d, arms, to, &state, &barriers, so_far);
+        }
+    }
+
+    /// Whether the host's return thunk is at `at`.
+    pub(crate) fn is_thunk(&self, at: u64) -> bool {
+        let [_, thunk] = self.entry.target.returns;
+        thunk != 0 && at == thunk
+    }
+
+    /// The jump or call may be predicted to lead to this place.
+    fn lead_to(&self, d: &D, arms: &mut Arms<D>, jump: &Indirect<D>, to: u64) {
+        if jump.only != Some(to) {
+            let mut barriers = jump.barriers.clone();
+            if jump.is_jump {
+                barriers.branch(jump.at, Some(to));
             }
-            let is_number = matches!(
-                instruction.try_op_kind(1),
-                Ok(OpKind::Immediate32 | OpKind::Immediate32to64 | OpKind::Immediate64)
-            );
-            (program.is_fixed() && is_number).then(|| instruction.immediate(1))
-        });
-        named.filter(|to| matches!(program.at(*to), Some(Ok(_)))).collect()
+            self.go_later(d, arms, to, &jump.state, &barriers, jump.so_far);
+        }
+    }
+
+    /// An arm, or the path, has executed the instruction at `at`. Jumps through a register or memory
+    /// may be predicted to lead wherever it names, too: those that there were already.
+    pub(crate) fn name(&self, d: &D, arms: &mut Arms<D>, at: u64) {
+        for to in self.entry.target.named_at(at) {
+            if self.entry.named().contains(&to) || !arms.named.insert(to) {
+                continue;
+            }
+            let jumps = std::mem::take(&mut arms.indirect);
+            for jump in &jumps {
+                self.lead_to(d, arms, jump, to);
+            }
+            arms.indirect = jumps;
+        }
+    }
+
+    /// What calls have left in the return stack buffer, each of which a RET that the code does not
+    /// execute will use up: nothing is known of what that has in registers and memory. `within`
+    /// calls are returned from by what is called now.
+    pub(crate) fn leave(
+        &self,
+        d: &D,
+        arms: &mut Arms<D>,
+        (state, barriers): (&Machine<D>, &Barriers),
+        within: usize,
+    ) {
+        for (to, barriers) in barriers.left(within) {
+            let any = || d.any_of("found", 8, &[Origin::Found]);
+            let mut state = copy(state);
+            Gpr::ALL.into_iter().for_each(|register| state.set(register, any()));
+            state.flags = Flags::new(d, any());
+            state.fs_base = any();
+            state.gs_base = self.start.host_gs;
+            let mut strayed = Strayed::default();
+            strayed.store(d, &mut state, Lies::Elsewhere, Origins::NONE.with(Origin::Found), false);
+            let so_far = SoFar { strayed, overwritten: 0 };
+            self.go_later(d, arms, to, &state, &barriers, so_far);
+        }
     }
 }
