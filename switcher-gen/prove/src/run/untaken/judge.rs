@@ -3,6 +3,7 @@
 
 use crate::goal::Goals;
 use crate::obligation;
+use crate::run::arms::points::{To, points_to};
 use crate::run::origins::is_a_leak;
 use crate::run::origins::is_steered;
 use crate::run::watch::Watch;
@@ -46,7 +47,7 @@ pub(crate) fn at_caller<D: Domain>(
     goals: &mut Goals<D>,
 ) {
     let machine = &world.machine;
-    if is_a_leak(d, machine.rip) && d.distance(machine.rip, world.caller.rip) != Some(0) {
+    if d.distance(machine.rip, world.caller.rip) != Some(0) {
         goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
     }
     watch.is_host(d, goals, machine);
@@ -68,11 +69,16 @@ pub(crate) fn at_guest<D: Domain>(
     }
 }
 
-/// The arm goes on at CPL 3.
+/// The arm goes on at CPL 3: with nothing that no guest may learn, but for a stack of the host's
+/// where it has not left that.
 pub(crate) fn tells_a_guest<D: Domain>(d: &D, machine: &Machine<D>, goals: &mut Goals<D>) {
-    for register in Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp) {
-        let is_free = !is_a_leak(d, machine.get(register));
-        goals.add(obligation::NO_HOST_VALUE, d.bit(is_free), register.name());
+    let is_stack = |word| matches!(points_to(d, machine, word), Some(To::Region(_)));
+    let registers = Gpr::ALL.into_iter().map(|register| (register.name(), machine.get(register)));
+    let Machine { gs_base, fs_base, pkru, .. } = *machine;
+    let others = [("GS base", gs_base), ("FS base", fs_base), ("PKRU", pkru)];
+    for (name, word) in registers.chain(others) {
+        let is_free = !is_a_leak(d, word) || name == Gpr::Rsp.name() && is_stack(word);
+        goals.add(obligation::NO_HOST_VALUE, d.bit(is_free), name);
     }
 }
 
