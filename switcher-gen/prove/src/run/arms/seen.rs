@@ -270,7 +270,7 @@ impl<D: Domain> Seen<D> {
         let is_rsp = |slot| deeper.is_some() && slot == Gpr::Rsp as usize;
         let fits = |set: Origins, from: Origins| !set.is_empty() && from.is_within(set);
         let Forgotten { words: sets, flags, cells, strayed: known } = &self.forgotten;
-        let fits_word = |slot, set, [known, now]: [D::Word; 2]| {
+        let fits_word = |slot, set: Origins, [known, now]: [D::Word; 2]| {
             let numbers = || [known, now].map(|word| self.counted(d, slot, word));
             let is_number = set.is_within(Origins::CODE) || self.base(slot).is_some();
             fits(set, here.origins(d, slot, now)) && (!is_number || stays(d, numbers()))
