@@ -1,7 +1,5 @@
 //! How many bytes are changed where an entry of a patch table leads.
 
-use super::purpose::{PATCHES, Purpose};
-
 /// How many bytes are changed where an entry leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Length {
@@ -42,17 +40,8 @@ impl Length {
 pub(super) struct Lengths(Vec<Length>);
 
 impl Lengths {
-    /// Those for a table of this name, if it is one for this purpose.
-    pub(super) fn of(name: &str, purpose: Purpose) -> Self {
-        if !matches!(purpose, Purpose::Patches(_)) {
-            return Self::default();
-        }
-        let known = PATCHES.iter().filter(|(part, ..)| name.contains(part));
-        Self(known.map(|(_, length, _)| *length).collect())
-    }
-
-    pub(super) fn only(length: Length) -> Self {
-        Self(vec![length])
+    pub(super) fn of(all: impl IntoIterator<Item = Length>) -> Self {
+        Self(all.into_iter().collect())
     }
 
     /// How many bytes are changed where an entry with these bytes leads, whose address is so wide.

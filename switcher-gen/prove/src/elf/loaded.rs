@@ -58,8 +58,8 @@ pub(super) fn check<'data, R: Contents<'data>>(
     Ok(())
 }
 
-/// Program headers that do not tell a loader to change what is in memory, or of which that is looked
-/// at elsewhere.
+/// Program headers that do not tell a loader to change what is in memory, or of which that is
+/// looked at elsewhere.
 const HARMLESS: [ProgramType; 11] = [
     PT_NULL,
     PT_LOAD,

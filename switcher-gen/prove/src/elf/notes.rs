@@ -33,7 +33,7 @@ pub(super) fn parts<'data, R: Contents<'data>>(
 ) -> Result<Vec<Part>, ReadError> {
     let section = &file.sections[number];
     let whole =
-        || Part { range: 0..section.size, purpose, lengths: Lengths::of(&section.text(), purpose) };
+        || Part { range: 0..section.size, purpose, lengths: purpose.lengths(&section.text()) };
     let is_note = section.header.sh_type(E) == SHT_NOTE && !section.is_code();
     if !is_note || section.size > LARGE {
         return Ok(vec![whole()]);
@@ -48,7 +48,7 @@ pub(super) fn parts<'data, R: Contents<'data>>(
     let part = |note: Note<'_>| {
         let (purpose, lengths) = if note.is_hypercall_page() {
             let how = "Xen puts its hypercalls over the page there";
-            (Purpose::Patches(how), Lengths::only(Length::Most(4096)))
+            (Purpose::Patches(how), Lengths::of([Length::Most(4096)]))
         } else if note.is_known() && !is_relocated {
             (Purpose::Harmless(""), Lengths::default())
         } else {

@@ -124,7 +124,7 @@ pub(super) fn check<'data, R: Contents<'data>>(
         let purpose = Purpose::of_name(name);
         let (address, size) = (range.start, range.end - range.start);
         let Some(offset) = place(&loaded.segments, address, size) else { continue };
-        let (name, lengths) = (name.clone(), Lengths::of(name, purpose));
+        let (name, lengths) = (name.clone(), purpose.lengths(name));
         let table = WordTable { name, purpose, lengths, address, offset, size, is_code: false };
         let found = words::search(code.file, &table, reached, &sites)?;
         tables.add(code, home, &table.name, purpose, &found)?;
@@ -178,7 +178,7 @@ fn relocated<'data, R: Contents<'data>>(
                         return (Purpose::Unknown, Lengths::default());
                     };
                     let purpose = Purpose::of(code.file, number, Some(loaded));
-                    (purpose, Lengths::of(&code.file.sections[number].text(), purpose))
+                    (purpose, purpose.lengths(&code.file.sections[number].text()))
                 });
                 let byte = |by: u64| {
                     let mut byte = [0];
@@ -228,7 +228,8 @@ fn names<'data, R: Contents<'data>>(
     by_itself.into_iter().chain(with_addend.filter(|at| Some(*at) != by_itself))
 }
 
-/// The bytes of a part of a section of what is linked: those that are loaded to its address, if any are.
+/// The bytes of a part of a section of what is linked: those that are loaded to its address, if any
+/// are.
 fn in_file(
     section: &Section<'_>,
     part: &Part,

@@ -9,7 +9,7 @@ use object::read::elf::SectionHeader;
 
 use super::dynamic::Loaded;
 use super::file::{Contents, E, File, Section};
-use super::lengths::Length;
+use super::lengths::{Length, Lengths};
 
 /// What a section is for, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(super) enum Purpose {
 
 /// Tables that change code, by a part of their names: each has variants, such as those for `__init`
 /// code.
-pub(super) const PATCHES: [(&str, Length, &str); 19] = {
+const PATCHES: [(&str, Length, &str); 19] = {
     use Length::{Behind, Most, Stated, Sum};
     [
         // By the version of Linux, one or the other; of Xen's, what is padded counts besides.
@@ -141,6 +141,14 @@ impl Purpose {
             Self::Data | Self::Harmless(_) if section.is_code() => Self::Unknown,
             other => other,
         }
+    }
+
+    /// How many bytes are changed where an entry of a table of this name leads, if it is one for
+    /// this purpose. A name can be that of several tables.
+    pub(super) fn lengths(self, name: &str) -> Lengths {
+        let is_table = matches!(self, Self::Patches(_));
+        let known = PATCHES.iter().filter(|(part, ..)| is_table && name.contains(part));
+        Lengths::of(known.map(|(_, length, _)| *length))
     }
 
     pub(super) fn of_name(name: &str) -> Self {
@@ -276,8 +284,8 @@ pub(super) fn code(name: &str) -> Kept {
     }
 }
 
-/// Sections of code for linkers to compile anew, as GCC, LLVM and rustc put it beside what they have
-/// compiled already, by the start of their names.
+/// Sections of code for linkers to compile anew, as GCC, LLVM and rustc put it beside what they
+/// have compiled already, by the start of their names.
 const LTO: [&str; 4] = [".gnu.lto_", ".llvm.lto", ".llvmbc", ".llvmcmd"];
 
 /// What compilers tell linkers in an object, and is no code, by the start of its section's name.

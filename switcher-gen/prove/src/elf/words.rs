@@ -88,9 +88,9 @@ impl<'a> Sites<'a> {
     }
 }
 
-/// Whether a part of a section holds numbers that are where instructions begin, counted from the code's
-/// start, or from an entry point. Such numbers leave no relocation, and numbers are often small. A
-/// proof assumes that they are no distances.
+/// Whether a part of a section holds numbers that are where instructions begin, counted from the
+/// code's start, or from an entry point. Such numbers leave no relocation, and numbers are often
+/// small. A proof assumes that they are no distances.
 pub(super) fn numbers<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     section: &Section<'_>,
