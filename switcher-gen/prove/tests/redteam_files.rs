@@ -46,7 +46,7 @@ fn proved(data: &[u8]) -> Target {
 
 #[test]
 fn code_that_rustc_has_compiled_anew_is_refused() {
-    for name in [".llvmbc", ".llvmcmd", ".llvm.lto", ".gnu.lto_main"] {
+    for name in [".llvmbc", ".llvmcmd", ".llvm.lto", ".gnu.lto_main", ".gnu_object_only"] {
         for flags in ["e", ""] {
             let source = format!("{SWITCHER}\n\t.section {name}, \"{flags}\"\n\t.byte 1\n");
             match error(&assemble(&source, &[])) {
@@ -62,7 +62,7 @@ fn what_tells_linkers_something_unknown_is_refused() {
     let with = |name: &str, flags: &str| {
         assemble(&format!("{SWITCHER}\n\t.section {name}, \"{flags}\"\n\t.byte 1\n"), &[])
     };
-    for name in [".bitcode", "mine", ".llvm.mine", ".text_as_before"] {
+    for name in [".bitcode", "mine", ".llvm.mine", ".text_as_before", ".rustcode", ".debugged"] {
         match error(&with(name, "e")) {
             ReadError::Linker(LinkerError::ForLinkers { section }) => assert_eq!(section, name),
             other => panic!("{name}: {other}"),
@@ -75,7 +75,9 @@ fn what_tells_linkers_something_unknown_is_refused() {
         assert!(message.contains(part), "{part}: {message}");
     }
     // What compilers tell linkers is known.
-    for name in [".llvm_addrsig", ".debug_info.dwo", ".deplibs", ".llvm.call-graph-profile"] {
+    for name in
+        [".llvm_addrsig", ".debug_info.dwo", ".deplibs", ".llvm.call-graph-profile", ".rmeta"]
+    {
         proved(&with(name, "e"));
     }
     // Linked, it has been done.

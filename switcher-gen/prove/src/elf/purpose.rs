@@ -286,26 +286,24 @@ pub(super) fn code(name: &str) -> Kept {
 
 /// Sections of code for linkers to compile anew, as GCC, LLVM and rustc put it beside what they
 /// have compiled already, by the start of their names.
-const LTO: [&str; 4] = [".gnu.lto_", ".llvm.lto", ".llvmbc", ".llvmcmd"];
+const LTO: [&str; 5] = [".gnu.lto_", ".gnu_object_only", ".llvm.lto", ".llvmbc", ".llvmcmd"];
 
-/// What compilers tell linkers in an object, and is no code, by the start of its section's name.
-const FOR_LINKERS: [&str; 16] = [
+/// What compilers tell linkers in an object, and is no code, by the section's name or what is in
+/// front of a dot or an underscore.
+const FOR_LINKERS: [&str; 13] = [
     ".llvm_addrsig",
     ".llvm.call-graph-profile",
     ".llvm_sympart",
-    ".llvm_linker_options",
     ".llvm.offloading",
     ".linker-options",
     ".deplibs",
     ".debug",
     ".zdebug",
-    ".gnu.debuglto_",
-    ".gnu_object_only",
+    ".gnu.debuglto",
     ".stab",
     ".comment",
     ".discard",
     ".rmeta",
-    ".rustc",
 ];
 
 /// What a section of an object tells whoever links it.
@@ -321,13 +319,21 @@ pub(super) enum Told {
 /// What a section tells linkers.
 pub(super) fn told(section: &Section<'_>) -> Told {
     let name = section.text();
-    let is = |known: &str| name.starts_with(known);
+    let is_usual = |known: &str| {
+        let rest = name.strip_prefix(known);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '_']))
+    };
     let is_table = matches!(Purpose::of_name(&name), Purpose::Patches(_) | Purpose::Harmless(_));
-    let is_usual = section.size == 0 || is_table || section.is_code();
-    match section.has(SHF_EXCLUDE) {
-        _ if LTO.iter().any(|known| is(known)) => Told::Lto,
-        true if !is_usual && !FOR_LINKERS.iter().any(|known| is(known)) => Told::Unknown,
-        _ => Told::Nothing,
+    let is_known = section.size == 0
+        || is_table
+        || section.is_code()
+        || FOR_LINKERS.iter().any(|known| is_usual(known));
+    if LTO.iter().any(|known| name.starts_with(known)) {
+        Told::Lto
+    } else if section.has(SHF_EXCLUDE) && !is_known {
+        Told::Unknown
+    } else {
+        Told::Nothing
     }
 }
 
