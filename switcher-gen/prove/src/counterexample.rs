@@ -166,11 +166,14 @@ impl Counterexample {
         // of addresses may not. What was to be shown is what is reported.
         let same = |found: &&Goal<Concrete>| !found.holds && found.obligation == goal.obligation;
         let predicted = goal.at.filter(|at| !run.trace.contains(at));
+        let of_arms =
+            [obligation::UNTAKEN_CODE, obligation::UNTAKEN_MEMORY, obligation::UNTAKEN_TARGET];
+        let is_of_arm = predicted.is_some() || of_arms.contains(&goal.obligation);
         // Where no path goes, states are joined, and numbers are not: what was found there is found
         // again if the path is the same.
-        let is_reached = |replayed: &Run<Concrete>| match predicted {
-            Some(_) => replayed.trace == run.trace,
-            None => goal.at.is_some_and(|at| replayed.trace.contains(&at)),
+        let is_reached = |replayed: &Run<Concrete>| match is_of_arm {
+            true => replayed.trace == run.trace,
+            false => goal.at.is_some_and(|at| replayed.trace.contains(&at)),
         };
         // Where a number comes from does not show in it. That the instruction is reached does.
         let rules = [
@@ -183,7 +186,7 @@ impl Counterexample {
             obligation::EXIT_SCRATCH,
             obligation::SWAPGS_FENCED,
         ];
-        let is_rule = predicted.is_some() || rules.contains(&goal.obligation);
+        let is_rule = is_of_arm || rules.contains(&goal.obligation);
         let try_with = |model: &Model, bases| replay_model(entry, guest_memory, model, bases);
         let breaks_the_same = |(replayed, _): &(Run<Concrete>, _)| {
             replayed.goals.iter().any(|found| same(&found)) || is_rule && is_reached(replayed)
