@@ -11,7 +11,7 @@ use switcher_gen::{Image, Variant};
 use switcher_model::Program;
 use switcher_prove::Target;
 
-/// Every instruction of `program`, one behind the other.
+/// Every instruction of `program`, one after the other.
 fn check(name: &str, program: &Program, met: &mut BTreeSet<Vec<u8>>) {
     let end = program.base() + program.first_piece().len() as u64;
     let mut at = program.base();

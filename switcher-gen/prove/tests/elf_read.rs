@@ -56,7 +56,7 @@ fn unresolved(image: &Image, code: &Foreign) -> Vec<u8> {
     bytes
 }
 
-/// The image, with INT3 where nothing leads: behind a jump to a thunk of the host's.
+/// The image, with INT3 where nothing leads: after a jump to a thunk of the host's.
 #[track_caller]
 fn reached(image: &Image, code: &Foreign) -> Vec<u8> {
     let mut bytes = vec![0xCC; image.bytes().len()];
@@ -147,7 +147,7 @@ fn the_switcher_by_hand_is_readable_and_its_data_can_be_elsewhere() {
     let elsewhere = assemble(gas::SWITCHER, &[("GS_TSS", -0x2000), ("GS_TSS_EXTRA", 0x1040)]);
     let elsewhere = foreign(&elsewhere);
     assert_eq!(elsewhere.symbols, code.symbols);
-    // mov gs:[TSS.sp2], rsp behind SWAPGS.
+    // mov gs:[TSS.sp2], rsp after SWAPGS.
     let entry = (code.symbols["entry_SYSCALL_64_switcher"] - BASE) as usize;
     assert_eq!(code.bytes()[entry + 8..][..4], 0x14_i32.to_le_bytes());
     assert_eq!(elsewhere.bytes()[entry + 8..][..4], (-0x2000 + 0x14_i32).to_le_bytes());

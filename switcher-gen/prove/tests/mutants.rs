@@ -92,7 +92,7 @@ fn without(target: &Target, text: &str, nth: usize) -> Target {
     changes(target, Operator::Delete, text, nth).remove(0).target().unwrap()
 }
 
-/// The code without the trap behind the `nth` of its calls that have one.
+/// The code without the trap after the `nth` of its calls that have one.
 #[track_caller]
 fn without_trap(target: &Target, nth: usize) -> Target {
     let mutants = mutate::mutants_of(target, "int3");
@@ -103,7 +103,7 @@ fn without_trap(target: &Target, nth: usize) -> Target {
     traps.nth(nth).unwrap().target().unwrap()
 }
 
-/// The jump behind the `nth` instruction of this text, removed.
+/// The jump after the `nth` instruction of this text, removed.
 #[track_caller]
 fn without_jump_behind(target: &Target, text: &str, nth: usize) -> Target {
     let compare = changes(target, Operator::Delete, text, nth).remove(0).at;
@@ -525,7 +525,7 @@ fn row_29_mitigations_left_out_or_out_of_order() {
         let setting = ours(name).setting;
         killed(&unmitigated.clone().with_setting(setting), 29, obligation);
     }
-    // VERW before the guest's registers are loaded, where the per-CPU block is read behind it.
+    // VERW before the guest's registers are loaded, where the per-CPU block is read after it.
     let verw = ours("intel-4level+verw");
     let at = |text: &str| changes(&verw, Operator::Delete, text, 0).remove(0).at;
     let (start, end) = (at("mov cr3,rdi"), at(&verw_of_guests()));

@@ -37,7 +37,7 @@ fn proved(target: &Target) {
 /// In the ERETU, once the selectors have been found to be the usual ones.
 const ERETU: &str =
     "\t/* smod -> umod: ERETU. No way back from here, so RCX and R11 are free. */\n";
-/// In the ERETU, behind everything.
+/// In the ERETU, after everything.
 const ERETU_END: &str =
     "\tmovq\tPVCS_R11(%rdx), %r11\n\tmovq\tPVCS_RCX(%rdx), %rcx\n\tpopq\t%rdx\n";
 const ERETU_BASE: &str = "\tmovq\tPVCS_USER_GSBASE(%rdx), %rcx\n\tshlq\t$63 - SIGN_BIT, %rcx\n\
@@ -573,7 +573,7 @@ fn an_iretq_that_the_host_does_not_know() {
 // Mitigations that are there and have no effect (hazards.md, rows 41 to 46).
 
 /// What lies around an instruction is asked again of code that looks the same: where a call goes on
-/// behind its trap, and whether a branch stays in its line.
+/// after its trap, and whether a branch stays in its line.
 #[test]
 fn what_lies_around_an_instruction_is_not_shared() {
     let fill = |behind: &str| {
@@ -726,7 +726,7 @@ fn a_return_stack_that_is_used_up() {
     ));
     let returned = "\tmovl\t$32, %ecx\n21:\tcall\t22f\n\tjmp\t23f\n22:\tret\n\tint3\n23:\tdecl\t%ecx\n\tjnz\t21b\n";
     refuted(&mitigated(RSB, &[(FILL, returned)]), "rsb-filled");
-    // To somewhere else than right behind the trap: what is predicted to return goes on there.
+    // To somewhere else than right after the trap: what is predicted to return goes on there.
     let beside = FILL.replace("\tint3\n22:", "\tint3\n\tnop\n22:");
     refuted(&mitigated(RSB, &[(FILL, &beside)]), "rsb-filled");
     let gadget = FILL.replace("\tint3\n22:", "22:");

@@ -492,7 +492,7 @@ fn a_hook_sets_a_bit_between_two_looks() {
         trap,
     ];
     refused(&ours.with(Label::ReturnFromGuest, &twice), 30, "no-trap");
-    // Over a hook and behind it.
+    // Over a hook and after it.
     refused(&ours.with(Label::InterruptionOver, &twice), 30, "no-trap");
     // Once is enough for nothing.
     proved(&ours.with(Label::InterruptionOver, &twice[..1]));

@@ -145,11 +145,13 @@ fn a_loop_leaves_its_region() {
     }
     refuted("doubled", &by("\tshlq\t$1, %rdx\n", "\tmovl\t$8, %edx\n"), "untaken-memory");
     refuted("tripled", &by("\tleaq\t1(%rdx,%rdx,2), %rdx\n", zero), "untaken-memory");
-    for step in
-        ["\taddq\t$8, %rdx\n", "\tsubq\t$16, %rdx\n", "\taddl\t$8, %edx\n", "\tdecl\t%edx\n"]
-    {
+    for step in ["\taddq\t$8, %rdx\n", "\tsubq\t$16, %rdx\n", "\taddl\t$8, %edx\n"] {
         proved(step, &by(step, zero));
     }
+    // Below zero, 32 bits are a large number.
+    let down = "\tdecl\t%edx\n";
+    refuted(down, &by(down, zero), "untaken-memory");
+    proved(down, &by(down, "\tmovl\t$64, %edx\n"));
     // A pointer likewise.
     let pointer = |step: i64| {
         let code = format!(

@@ -5,7 +5,7 @@
 mod attack;
 mod gas;
 
-use attack::arms::{INTEL, NEVER, TO_SMOD, at, exit, exits, on_an_arm};
+use attack::arms::{INTEL, NEVER, TO_SMOD, at, exits, on_an_arm};
 use attack::mitigated::{
     ALL, BHB, CLEAR_BUFFERS, DONE, EXIT, FENCE, FILL, HISTORY, IBRS, LAST_RET, NOT_DONE, Parts,
     RSB, VERW, mitigated,
@@ -122,7 +122,7 @@ fn mitigations_are_skipped_by_a_jump_that_nobody_takes() {
         let fence = format!("{never}{FENCE}9:\n");
         refuted(never, &mitigated(BHB, &[(FENCE, &fence)]), "bhb-cleared");
         refuted(never, &mitigated(RSB, &[(FENCE, &fence)]), "rsb-filled");
-        // Part of a sequence, with its fence behind it: nothing returns before that.
+        // Part of a sequence, with its fence after it: nothing returns before that.
         let fill = format!("{never}{FILL}9:\n");
         proved(never, &mitigated(RSB, &[(FILL, &fill)]));
         let history = format!("{never}{HISTORY}9:\n");
@@ -199,7 +199,7 @@ fn branches_in_the_shadow_of_a_jump() {
         refuted(never, &arm("\t.byte\t0xF3, 0x41, 0x90\n"), "untaken-code");
         refuted(never, &arm("\tcpuid\n"), "untaken-code");
         refuted(never, &arm("\tsyscall\n"), "untaken-code");
-        // HLT stops nothing, and no path goes on behind it, so that nobody has read what is there.
+        // HLT stops nothing, and no path goes on after it, so that nobody has read what is there.
         refuted(never, &arm("\thlt\n\tjmp\t*%r15\n\tint3\n"), "untaken-code");
         for stop in ["int3\n", "ud2\n", "lfence\n\tjmp\t*%r15\n\tint3\n"] {
             proved(never, &arm(&format!("\t{stop}")));

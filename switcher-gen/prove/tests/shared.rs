@@ -115,7 +115,7 @@ fn where_code_lies_does_not_matter() {
     // But for what looks at the IDT, at the IRETQ's address (5), goes to another stack by an IRETQ
     // to an address of its own (4), or decides by where the routines are (2).
     assert_eq!(sharing(&reference(), &moved(&reference())), WITH_EVENTS - 12);
-    // Calls of its own and RETs to behind them.
+    // Calls of its own and RETs to after them.
     let mitigated = ours(&"intel-4level+ibrs+rsb+bhb+verw".parse().unwrap());
     assert_eq!(sharing(&mitigated, &moved(&mitigated)), WITH_EVENTS - 12);
     let gap = (
@@ -377,7 +377,7 @@ fn further_on(target: &Target, by: u64) -> Target {
 }
 
 /// What a CPU does beside executing an instruction depends on where that is in its cache line, and
-/// on what is behind it: proofs that look at this are not shared with code where it is otherwise.
+/// on what is after it: proofs that look at this are not shared with code where it is otherwise.
 #[test]
 fn halves_of_lines_and_what_lies_behind_are_not_shared() {
     let right = ours(&"intel-4level+bhb".parse().unwrap());
@@ -452,7 +452,7 @@ fn a_mutant_is_not_taken_for_the_original() {
     proved(SharingProver::new(&shared).prove(&original));
     let judged = |target: &Target| verdict_beside(&shared, target);
     let mutants = mutate::mutants(&original);
-    // Of what NMI and #MC do behind the hook: CR3 is not restored, or not to what it was.
+    // Of what NMI and #MC do after the hook: CR3 is not restored, or not to what it was.
     let nmis = mutants.iter().filter(|mutant| mutant.original == "mov cr3,rax");
     let refuted: Vec<_> =
         nmis.filter_map(mutate::Mutant::target).filter_map(|target| judged(&target)).collect();
@@ -461,7 +461,7 @@ fn a_mutant_is_not_taken_for_the_original() {
     let refuted = targets.filter(|target| judged(target).is_some()).count();
     assert!(refuted > 15, "{refuted}");
 
-    // The trap behind a call that does not return, by a NOP that is as long.
+    // The trap after a call that does not return, by a NOP that is as long.
     let traps = mutants.iter().rfind(|mutant| mutant.original == "ud2").unwrap();
     let mut untrapped = original.clone();
     untrapped.program.patch(traps.at, &[0x66, 0x90]);
@@ -485,7 +485,7 @@ fn a_mutant_is_not_taken_for_the_original() {
     assert_eq!(judged(&wide), Some("kind"));
 }
 
-/// Code that makes `code` a part of an exit where no path goes, with `data` behind the last
+/// Code that makes `code` a part of an exit where no path goes, with `data` after the last
 /// routine.
 fn with_an_arm(code: &str, data: &str) -> Target {
     const EXIT: &str = "\tclear_all ecx, edx, esi, edi, r8d, r9d, r10d, r11d\n";

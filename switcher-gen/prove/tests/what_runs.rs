@@ -17,13 +17,13 @@ use switcher_listing::object_file;
 use switcher_prove::elf::{Foreign, Linkage, ReadError, read};
 use switcher_prove::{BadCode, BlockOffsets, Prover, Setting, Target, TargetError, Verdict};
 
-/// A place in the code that has a name: behind SWAPGS of the SYSCALL entry.
+/// A place in the code that has a name: after SWAPGS of the SYSCALL entry.
 const INSIDE: (&str, &str) = (
     "\tmovq\t%rsp, %gs:TSS_SP2\n\tmovq\t%gs:TSS_SP0, %rsp\n",
     "inside:\tmovq\t%rsp, %gs:TSS_SP2\n\tmovq\t%gs:TSS_SP0, %rsp\n",
 );
 
-/// The switcher with a label inside, and more behind it.
+/// The switcher with a label inside, and more after it.
 fn with(more: &str) -> String {
     format!("{}\n{more}\n", replaced(SWITCHER, &[INSIDE]))
 }
@@ -605,7 +605,7 @@ fn what_the_loader_makes_read_only_is_not_executed() {
     let mut headers = (0..count).map(|number| start + 56 * number);
     let relro = headers.find(|at| right[*at..*at + 4] == 0x6474_E552_u32.to_le_bytes()).unwrap();
     let code = code_segment(&right);
-    // Over the code, in front of it in its page, and with the page behind it.
+    // Over the code, in front of it in its page, and with the page after it.
     for (address, size) in [(u64_at(&right, code + 16), 0x1000), (0x3F_F000, 0x1001)] {
         let mut changed = right.clone();
         patch(&mut changed, relro + 16, &address.to_le_bytes());
@@ -745,7 +745,7 @@ fn data_over_code_and_data_over_data_are_refused() {
     let variant = Variant::REFERENCE.with_policy(per_cpu);
     let of_data = BlockOffsets::default();
     let cases = [
-        // With `percpu`, the code lies a page behind the block.
+        // With `percpu`, the code lies a page after the block.
         (variant, BlockOffsets { tss: 0x1000, ..of_data }),
         (variant, BlockOffsets { tss: 0x1000 - 8, ..of_data }),
         (variant, BlockOffsets { tss_extra: 0x1100, ..of_data }),

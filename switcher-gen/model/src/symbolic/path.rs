@@ -11,7 +11,6 @@ use foldhash::HashMap;
 
 use super::eval::Values;
 use super::solve::Answer;
-use super::span::Span;
 use super::word::Pool;
 use super::{Bit, By, Model, Symbolic, Validity, Word};
 use crate::Origin;
@@ -93,7 +92,7 @@ pub(super) struct Search {
     /// Where those variables come from that a CPU makes of others, by their index.
     made_of: HashMap<u32, BTreeSet<Origin>>,
     /// Between which numbers some variables lie, by their index.
-    pub(super) spans: HashMap<u32, Span>,
+    pub(super) spans: HashMap<u32, (i64, i64)>,
     /// Whether the last decision could have gone either way.
     was_open: bool,
 }

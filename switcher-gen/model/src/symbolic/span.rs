@@ -25,12 +25,15 @@ impl Symbolic {
     /// `unknown` is one of these words, or lies between them. The bounds are rounded to powers of
     /// two, so that what grows from round to round of a loop does not do so for long.
     pub(super) fn lies_between(&self, unknown: Word, words: &[Word]) {
-        let all = words.iter().map(|word| self.span_of(*word));
-        let whole = all.reduce(|a, b| {
-            let ((low, high), (least, most)) = (a?, b?);
-            Some((low.min(least), high.max(most)))
-        });
-        let bounds = whole.flatten().and_then(|(low, high)| Some((down(low)?, up(high)?)));
+        let bounds = || {
+            let (mut least, mut most) = self.span_of(*words.first()?)?;
+            for word in &words[1..] {
+                let (low, high) = self.span_of(*word)?;
+                (least, most) = (least.min(low), most.max(high));
+            }
+            Some((down(least)?, up(most)?))
+        };
+        let bounds = bounds();
         let support = self.pool.borrow().support(unknown);
         let spans = &mut self.search.borrow_mut().spans;
         for index in support {

@@ -53,11 +53,11 @@ pub(crate) fn proved(what: &str, target: &Target) {
 /// A place in the hand-written switcher where the stack is the host's and GS base too.
 pub(crate) struct Place {
     pub(crate) name: &'static str,
-    /// What stands behind it.
+    /// What stands after it.
     pub(crate) before: &'static str,
 }
 
-/// Places on every kind of path: entering a guest, both direct switches, an exit before and behind
+/// Places on every kind of path: entering a guest, both direct switches, an exit before and after
 /// the host's root.
 pub(crate) const PLACES: [Place; 5] = [
     Place { name: "entering", before: "\tmovq\t%gs:TSS_SP0, %rsp\n\tsubq\t$PT_REGS_SIZE, %rsp\n" },

@@ -117,7 +117,7 @@ fn of_debugging_information_alone_the_way_out_is_the_file() {
 
 #[test]
 fn code_does_not_go_on_into_a_routine_of_the_hosts() {
-    // What is behind the stubs of events is reached as they are.
+    // What is after the stubs of events is reached as they are.
     let stubs = "\n\t.text\n\t.globl switcher_event_stubs, switcher_event_stubs_end\n\
                  \t.p2align 4\nswitcher_event_stubs:\n\t.skip 1024, 0xCC\n\
                  \t.globl switcher_host_nmi\nswitcher_host_nmi:\n\t.skip 1024, 0xCC\n\

@@ -150,7 +150,7 @@ fn a_relocation_changes_as_much_as_its_kind_does() {
         (start - 1, 12, false),
         (start - 0x1000, COPY, false),
         (start + size, COPY, true),
-        // A kind that nobody knows, close in front of the code and behind it.
+        // A kind that nobody knows, close in front of the code and after it.
         (start - 40, 200, false),
         (start + size + 8, 200, false),
         (start - 4096, 200, true),

@@ -7,6 +7,9 @@ use switcher_model::{Domain, Origin, Region, State as Machine};
 /// How far beyond a region an address is still beside it.
 const NEAR: i64 = 4096;
 
+/// By how much a round of a loop may change a number that is taken to stay where it is.
+const STRIDE: i64 = 64;
+
 /// What a word points to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum To {
@@ -76,4 +79,28 @@ pub(crate) fn origins<D: Domain>(d: &D, state: &Machine<D>, word: D::Word) -> Or
     let is_of_gs = [state.gs_base, state.inactive_gs_base].iter().any(|base| d.shares(word, *base));
     let is_marked = is_of_gs && !matches!(points_to(d, state, word), Some(To::Region(_)));
     if is_marked { from.with(Origin::Found) } else { from }
+}
+
+/// Whether a number that is not known any more may be the other one: by where that lies, or as the
+/// next one in a loop, which is taken to stay where it is if its steps are small.
+pub(crate) fn stays<D: Domain>(d: &D, [known, now]: [D::Word; 2]) -> bool {
+    // Of numbers alone nothing is forgotten.
+    let Some((least, most)) = d.span(known).filter(|_| d.known(known).is_none()) else {
+        return true;
+    };
+    let Some((low, high)) = d.span(now) else { return false };
+    let is_small = |step: &i64| (-STRIDE..=STRIDE).contains(step);
+    let is_step = || match d.distance(now, known) {
+        Some(step) => is_small(&step),
+        // A register that has fewer bits, of which the next number downwards may be a large one.
+        None => {
+            let before = d.truncate(known, 4);
+            let is_wide = high.abs_diff(low) > most.abs_diff(least);
+            let up = low.checked_sub(least).filter(|step| !is_wide && is_small(step));
+            let down = (0..=STRIDE.ilog2()).map(|log| -1 << log).filter(|_| is_wide);
+            let mut steps = up.into_iter().chain(down);
+            steps.any(|step| now == d.truncate(d.plus(before, step), 4))
+        }
+    };
+    least <= low && high <= most || d.known(now).is_none() && is_step()
 }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use crate::run::arms::memory::Strayed;
 use crate::run::arms::origin_set::Origins;
-use crate::run::arms::points::{To, is_counted, origins, points_to};
+use crate::run::arms::points::{To, is_counted, origins, points_to, stays};
 use crate::run::arms::{Arm, Arms, SoFar, copy};
 use crate::run::barriers::{Barriers, Pushed};
 use crate::target::Target;
@@ -25,9 +25,6 @@ const KINDS: usize = 128;
 
 /// More states than arms come to one place in, if no more is forgotten.
 pub(crate) const STATES: usize = 1024;
-
-/// By how much a round of a loop may change a number that is taken to stay where it is.
-const STRIDE: i64 = 64;
 
 /// A cell is forgotten together with those beside it.
 const CHUNK: usize = 8;
@@ -156,7 +153,7 @@ fn words<D: Domain>(state: &Machine<D>) -> [D::Word; WORDS] {
 const fn pointer_of(slot: usize) -> Option<usize> {
     match slot {
         0..16 => Some(slot),
-        // FS base is behind CS, SS and the bases of GS.
+        // FS base comes after CS, SS and the bases of GS.
         20 => Some(16),
         _ => None,
     }
@@ -268,25 +265,11 @@ impl<D: Domain> Seen<D> {
         let state = here.state;
         let deeper = self.deeper(d, here, target);
         let is_rsp = |slot| deeper.is_some() && slot == Gpr::Rsp as usize;
-        let fits = |set: Origins, from: Origins| !set.is_empty() && from.is_within(set);
-        let Forgotten { words: sets, flags, cells, strayed: known } = &self.forgotten;
-        let fits_word = |slot, set: Origins, [known, now]: [D::Word; 2]| {
-            let numbers = || [known, now].map(|word| self.counted(d, slot, word));
-            let is_number = set.is_within(Origins::CODE) || self.base(slot).is_some();
-            fits(set, here.origins(d, slot, now)) && (!is_number || stays(d, numbers()))
-        };
-        let mut all = words(&self.state).into_iter().zip(words(state)).zip(sets).enumerate();
+        let Forgotten { flags, strayed: known, .. } = &self.forgotten;
+        let mut all = words(&self.state).into_iter().zip(words(state)).enumerate();
         let are_flags = || {
-            let fits = |word| fits(*flags, Origins::of(d, word));
+            let fits = |word| is_fit(*flags, Origins::of(d, word));
             self.state.flags.is_same(&state.flags) || state.flags.made_of().into_iter().all(fits)
-        };
-        let is_cell = |at| {
-            let [known, now] = [&*self.state, state].map(|state| chunk(d, state, at));
-            let is_fit = |set: &Origins| {
-                let is_number = set.is_within(Origins::CODE);
-                fits(*set, origins(d, state, now)) && (!is_number || stays(d, [known, now]))
-            };
-            cells.get(&at).is_some_and(is_fit)
         };
         let is_toggled =
             || toggled(d, &self.state).is_none_or(|own| toggled(d, state) == Some(own));
@@ -294,15 +277,38 @@ impl<D: Domain> Seen<D> {
             let mut pairs = left_by_hooks(&self.state).zip(left_by_hooks(state));
             pairs.all(|(known, now)| known.map(|it| it.1) >= now.map(|it| it.1))
         };
-        all.all(|(slot, ((known, now), set))| {
-            known == now || is_rsp(slot) || fits_word(slot, *set, [known, now])
+        all.all(|(slot, (known, now))| {
+            known == now || is_rsp(slot) || self.has_word(d, here, slot, [known, now])
         }) && are_flags()
             && is_toggled()
             && are_seen()
             && strayed.is_within(known)
             && deeper.as_ref().is_none_or(|deeper| deeper.is_said(known))
-            && other_chunks(&self.state, state)
-                .all(|at| deeper.as_ref().is_some_and(|deeper| deeper.has(at)) || is_cell(at))
+            && other_chunks(&self.state, state).all(|at| {
+                deeper.as_ref().is_some_and(|deeper| deeper.has(at)) || self.has_cell(d, state, at)
+            })
+    }
+
+    /// Whether what is forgotten of one of [`words`] may be what the state has there.
+    fn has_word(&self, d: &D, here: &Here<'_, D>, slot: usize, words: [D::Word; 2]) -> bool {
+        let set = self.forgotten.words[slot];
+        let numbers = || words.map(|word| self.counted(d, slot, word));
+        let is_number = set.is_within(Origins::CODE) || self.base(slot).is_some();
+        let is_alike = pointer_of(slot).is_none_or(|pointer| {
+            self.pointers[pointer].is_none_or(|to| here.points_to(d, pointer) == Some(to))
+        });
+        is_alike
+            && is_fit(set, here.origins(d, slot, words[1]))
+            && (!is_number || stays(d, numbers()))
+    }
+
+    /// Whether what is forgotten of a chunk of memory may be what `state` has there.
+    fn has_cell(&self, d: &D, state: &Machine<D>, at: (usize, usize)) -> bool {
+        let [known, now] = [&*self.state, state].map(|state| chunk(d, state, at));
+        self.forgotten.cells.get(&at).is_some_and(|set| {
+            let is_number = set.is_within(Origins::CODE);
+            is_fit(*set, origins(d, state, now)) && (!is_number || stays(d, [known, now]))
+        })
     }
 
     /// Forgets whatever the state has differently.
@@ -312,7 +318,9 @@ impl<D: Domain> Seen<D> {
         let mut joined = copy(&self.state);
         let mut all = words(&joined);
         for (slot, (word, now)) in all.iter_mut().zip(words(state)).enumerate() {
-            if *word != now && (deeper.is_none() || slot != Gpr::Rsp as usize) {
+            let is_had = d.known(*word).is_none() && self.has_word(d, here, slot, [*word, now]);
+            let is_other = *word != now && !is_had;
+            if is_other && (deeper.is_none() || slot != Gpr::Rsp as usize) {
                 let from = here.origins(d, slot, now).and(self.origins(d, slot, *word));
                 if let Some(pointer) = pointer_of(slot)
                     && self.pointers[pointer] != here.points_to(d, pointer)
@@ -333,7 +341,12 @@ impl<D: Domain> Seen<D> {
             joined.flags = Flags::new(d, d.forgotten(&made_of));
         }
         let others = other_chunks(&self.state, state);
-        for at in others.filter(|at| !deeper.as_ref().is_some_and(|deeper| deeper.has(*at))) {
+        let is_known = |at: &(usize, usize)| {
+            deeper.as_ref().is_some_and(|deeper| deeper.has(*at))
+                || d.known(chunk(d, &self.state, *at)).is_none() && self.has_cell(d, state, *at)
+        };
+        let others: Vec<_> = others.filter(|at| !is_known(at)).collect();
+        for at in others {
             let [was, now] = [&*self.state, state].map(|state| chunk(d, state, at));
             let from = origins(d, &self.state, was).and(origins(d, state, now));
             let set = self.forgotten.cells.entry(at).or_default();
@@ -407,24 +420,9 @@ fn forgotten<D: Domain>(d: &D, words: [D::Word; 2], from: Origins) -> D::Word {
     if is_found { d.any_of("found", 8, &from.list()) } else { d.forgotten(&words) }
 }
 
-/// Whether a number that is not known any more may be the other one: by where that lies, or as the
-/// next one in a loop, which is taken to stay where it is if its steps are small.
-fn stays<D: Domain>(d: &D, [known, now]: [D::Word; 2]) -> bool {
-    // Of numbers alone nothing is forgotten.
-    let Some((least, most)) = d.span(known).filter(|_| d.known(known).is_none()) else {
-        return true;
-    };
-    let is_within = d.span(now).is_some_and(|(low, high)| least <= low && high <= most);
-    let is_step = || match d.distance(now, known) {
-        Some(step) => (-STRIDE..=STRIDE).contains(&step),
-        // A register that has fewer bits.
-        None => [4, 1, 2].into_iter().any(|size| {
-            let least = d.truncate(known, size);
-            let mut steps = (0..=STRIDE.ilog2()).flat_map(|log| [1 << log, -1 << log]);
-            steps.any(|step| now == d.truncate(d.plus(least, step), size))
-        }),
-    };
-    is_within || is_step()
+/// Whether what is forgotten may come from there. Of what comes from nowhere, nothing is forgotten.
+fn is_fit(set: Origins, from: Origins) -> bool {
+    !set.is_empty() && from.is_within(set)
 }
 
 impl<D: Domain> Arms<D> {

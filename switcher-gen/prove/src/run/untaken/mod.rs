@@ -6,10 +6,10 @@
 //! instruction after which nothing is executed before the jump is certain: one that serialises,
 //! LFENCE, a trap, INT. Three more things are executed like this. One is what follows a call, where
 //! a RET leads elsewhere although it is predicted to return from that call: the return stack buffer
-//! has the latest call on top. Another is what follows the calls that are still there where the code
-//! is left, with nothing known of what a RET of somebody else's then has in registers and memory.
-//! The third is each place whose address the code makes a value, or that the target may be by its
-//! conditions, where a jump through a register or memory leads elsewhere. On an arm
+//! has the latest call on top. Another is what follows the calls that are still there where the
+//! code is left, with nothing known of what a RET of somebody else's then has in registers and
+//! memory. The third is each place whose address the code makes a value, or that the target may be
+//! by its conditions, where a jump through a register or memory leads elsewhere. On an arm
 //!
 //! * a RET, an indirect branch and a hook of the host's need the mitigations that they need on a
 //!   path: a sequence that the arm jumps over was not executed. Where the arm leaves for the host

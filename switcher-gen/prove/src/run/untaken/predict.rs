@@ -159,8 +159,8 @@ impl<D: Domain> Watch<'_, D> {
         }
     }
 
-    /// An arm, or the path, has executed the instruction at `at`. Jumps through a register or memory
-    /// may be predicted to lead wherever it names, too: those that there were already.
+    /// An arm, or the path, has executed the instruction at `at`. Jumps through a register or
+    /// memory may be predicted to lead wherever it names, too: those that there were already.
     pub(crate) fn name(&self, d: &D, arms: &mut Arms<D>, at: u64) {
         for to in self.entry.target.named_at(at) {
             if self.entry.named().contains(&to) || !arms.named.insert(to) {
