@@ -14,7 +14,7 @@ const LONG_PATHS: usize = 12;
 
 /// More jumps that no number decides than any path of a switcher has. Each of them may make two
 /// paths of one, and asks the solver.
-const OPEN: usize = 256;
+const OPEN: usize = 64;
 
 /// More instructions than all paths of a theorem about `target` have together.
 pub(crate) fn work(target: &Target) -> usize {
