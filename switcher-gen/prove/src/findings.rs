@@ -78,7 +78,12 @@ impl Findings {
 
     /// Whether there is nothing more to be looked for.
     pub(crate) fn are_enough(&self) -> bool {
-        self.ends_with_the_first && !(self.refuted.is_empty() && self.unknown.is_empty())
+        self.ends_with_the_first && !self.are_none()
+    }
+
+    /// Whether nothing was found.
+    pub(crate) fn are_none(&self) -> bool {
+        self.refuted.is_empty() && self.unknown.is_empty()
     }
 
     /// Somebody wants an end in the middle of `theorem`.

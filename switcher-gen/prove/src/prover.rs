@@ -284,7 +284,11 @@ impl Prover {
                     let goals = goals.get_or_insert_with(|| Report::new(theorem, guest_memory));
                     self.path(entry, guest_memory, (&run, &run.later), goals, found);
                 }
-                if self.is_to_stop() {
+                let is_wrong = !findings.are_none() || !found.are_none();
+                if let Some(error) = run.given_up.filter(|_| !is_wrong) {
+                    bad = Some(error);
+                    ControlFlow::Break(())
+                } else if self.is_to_stop() {
                     findings.interrupt(theorem);
                     ControlFlow::Break(())
                 } else if findings.are_enough() {

@@ -97,6 +97,9 @@ pub struct Run<D: Domain> {
     pub asked: Features,
     /// Where the arms lead that the run has not taken.
     pub untaken: Untaken,
+    /// Why those arms were not all followed to their ends: if nothing is found to be wrong, no
+    /// theorem can be about the code.
+    pub given_up: Option<BadCode>,
     /// Whether the PVCS was accessed.
     pub touches_pvcs: bool,
 }
@@ -167,7 +170,7 @@ pub(crate) fn run_to<D: Domain>(
         let sfmask = world.setting.sfmask;
         goals.add(obligation::SFMASK, d.bit(sfmask.contains(cleared)), "SFMASK");
     }
-    let (untaken, of_arms) = untaken::follow(d, &mut world, &mut watch)?;
+    let (untaken, of_arms, given_up) = untaken::follow(d, &mut world, &mut watch);
     match extent {
         Extent::Everything => goals.append(of_arms),
         Extent::Safety | Extent::Specified | Extent::Ended => later.extend(of_arms),
@@ -185,6 +188,7 @@ pub(crate) fn run_to<D: Domain>(
         lines,
         asked: needs.asked,
         untaken,
+        given_up,
         touches_pvcs,
     })
 }

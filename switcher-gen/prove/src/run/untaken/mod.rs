@@ -57,22 +57,23 @@ use switcher_gen::asm::HostSymbol;
 use switcher_model::program::Operation;
 use switcher_model::{Domain, Gpr, Step, Stuck};
 
-/// Follows all arms that a path has not taken. Says which instructions they have come to, and what
-/// must hold of them.
+/// Follows all arms that a path has not taken. Says which instructions they have come to, what must
+/// hold of them, and why they were not all followed to their ends, if they were not.
 pub(crate) fn follow<D: Domain>(
     d: &D,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
-) -> Result<(Untaken, Vec<Goal<D>>), BadCode> {
-    let Some(mut arms) = watch.arms.take() else { return Ok(Default::default()) };
+) -> (Untaken, Vec<Goal<D>>, Option<BadCode>) {
+    let Some(mut arms) = watch.arms.take() else { return Default::default() };
     watch.close(d, &mut arms, None);
     watch.leave(d, &mut arms, (&world.machine, &watch.barriers), 0);
     let path = std::mem::take(&mut watch.trace);
     let barriers = std::mem::take(&mut watch.barriers);
-    let mut goals = Goals::new();
+    let (mut goals, mut given_up) = (Goals::new(), None);
     while let Some(arm) = arms.ahead.pop() {
         if let Some(at) = arms.crowded {
-            return Err(BadCode::States { at, limit: STATES });
+            given_up = Some(BadCode::States { at, limit: STATES });
+            break;
         }
         // If it is not there, something was forgotten of it meanwhile, and the joined state is
         // followed.
@@ -80,14 +81,17 @@ pub(crate) fn follow<D: Domain>(
         if !arms.seen.get(&arm.to).is_some_and(|seen| seen.iter().any(is_it)) {
             continue;
         }
-        one(d, world, watch, &mut goals, &mut arms, arm)?;
+        given_up = one(d, world, watch, &mut goals, &mut arms, arm).err();
+        if given_up.is_some() {
+            break;
+        }
         arms.reached.lines.extend(watch.barriers.lines());
     }
     (watch.trace, watch.barriers) = (path, barriers);
     let mut found = goals.into_all();
     // Paths show where the host's untraining runs.
     found.retain(|goal| goal.obligation != obligation::UNTRAINED || goal.about == "RIP");
-    Ok((arms.reached, found))
+    (arms.reached, found, given_up)
 }
 
 /// Follows one arm to its end, or to where it splits.
