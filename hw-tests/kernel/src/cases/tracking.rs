@@ -143,5 +143,5 @@ fn enforced(host: &mut BareMetal<'_>) -> Ended {
             branches += 1;
         }
     }
-    Ok(branches + unexpected::syscalls_behind_the_endbr64(host)?)
+    Ok(branches + unexpected::syscalls_after_the_endbr64(host)?)
 }
