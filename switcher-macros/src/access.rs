@@ -106,7 +106,7 @@ pub(crate) fn leads_to_label(mnemonic: &str) -> bool {
         || ["call", "xbegin"].contains(&mnemonic)
 }
 
-/// Whether nothing behind it is ever executed, although a CPU may go on there for a while: it has
+/// Whether nothing after it is ever executed, although a CPU may go on there for a while: it has
 /// no condition, and its target is not in the code. `by_label` if its operand is a label.
 pub(crate) fn is_last(mnemonic: &str, by_label: bool) -> bool {
     // dynasm has several names for each of them.

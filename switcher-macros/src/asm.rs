@@ -10,7 +10,7 @@
 //!   `const` block. There must be no second way: no raw numbers, no index registers, no dynasm
 //!   type maps, no register aliases that would hide a register from [`Operand::parse`].
 //! - What an instruction may be written as is decided by `Instruction::parse`, with the table in
-//!   `access.rs`, and every instruction leaves by `Instruction::expand`, which puts the trap behind
+//!   `access.rs`, and every instruction leaves by `Instruction::expand`, which puts the trap after
 //!   it. A new form is a new way through both, and not around them.
 //! - Each offset expression is expanded once, so that a mistake in it is reported once.
 
@@ -556,7 +556,7 @@ impl Instruction {
     }
 
     /// All instructions leave the macro here, whatever they are encoded by: their line and their
-    /// operands in front, and the trap behind.
+    /// operands before it, and the trap after it.
     fn expand(&self, sink: &Ident) -> TokenStream {
         let line = u32::try_from(self.words[0].span().start().line).unwrap_or(u32::MAX);
         let notes = self.operands.iter().map(|operand| operand.note(sink));

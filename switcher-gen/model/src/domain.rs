@@ -199,13 +199,13 @@ pub trait Domain {
     /// `size` bytes of which no more is known than that they come from these. `what` names them.
     fn any_of(&self, what: &'static str, size: usize, from: &[Origin]) -> Self::Word;
 
-    /// Any word. Only this is known of it: it comes from wherever these words come from. If these
-    /// are numbers, it is not said to lie between them except by [`span`](Self::span).
+    /// Any word. Only this is known of it: it comes from wherever these words come from. Numbers
+    /// leave bounds as well, which [`span`](Self::span) tells; no goal is shown by them.
     fn forgotten(&self, of: &[Self::Word]) -> Self::Word {
         of.first().copied().unwrap_or(self.word(0))
     }
-    /// Between which numbers `a` lies, the least and the greatest, if what was forgotten in it lies
-    /// between the numbers that it was.
+    /// The least and the greatest number that `a` may be, if what was [forgotten](Self::forgotten)
+    /// in it is one of the numbers that it was made of, or lies between them.
     fn span(&self, a: Self::Word) -> Option<(i64, i64)> {
         self.known(a).map(|number| (number.cast_signed(), number.cast_signed()))
     }

@@ -40,8 +40,8 @@ pub struct Counterexample {
     pub state: Vec<(String, u64)>,
     /// The instructions executed: address and text.
     pub path: Vec<(u64, String)>,
-    /// The instruction that is to blame, address and text, if the path does not execute it: a CPU
-    /// may come to it from the path by a wrong prediction.
+    /// The instruction that is to blame, address and text, if it is not the path that comes to it,
+    /// but a CPU that goes on from the path by a wrong prediction.
     pub predicted: Option<(u64, String)>,
     /// How it ends.
     pub end: String,
@@ -140,13 +140,17 @@ impl Source<Concrete> for Written<'_> {
 }
 
 impl Counterexample {
-    /// Runs `target` on the concrete machine from this state: whether it breaks the obligation.
+    /// Runs `target` on the concrete machine from this state: whether it breaks the obligation. If
+    /// that takes a wrong prediction, of which numbers do not tell, whether it goes the same path.
     #[must_use]
     pub fn replay(&self, target: &Target) -> bool {
         let points = EntryPoints::of(target);
         let met = self.state.iter().filter(|(name, _)| is_met(name)).cloned();
         let mut values = Written(&self.state);
         replay(points.entry(self.theorem), self.guest_memory, met, &mut values).is_some_and(|run| {
+            if self.predicted.is_some() && self.instead.is_none() {
+                return run.trace.iter().eq(self.path.iter().map(|(at, _)| at));
+            }
             let broken = self.instead.unwrap_or(self.obligation);
             run.goals.iter().any(|goal| !goal.holds && goal.obligation == broken)
         })
@@ -165,15 +169,15 @@ impl Counterexample {
         // The numbers may break something else first, such as run into other memory: another choice
         // of addresses may not. What was to be shown is what is reported.
         let same = |found: &&Goal<Concrete>| !found.holds && found.obligation == goal.obligation;
-        let predicted = goal.at.filter(|at| !run.trace.contains(at));
         let of_arms =
             [obligation::UNTAKEN_CODE, obligation::UNTAKEN_MEMORY, obligation::UNTAKEN_TARGET];
-        let is_of_arm = predicted.is_some() || of_arms.contains(&goal.obligation);
+        let is_predicted = |at: &u64| of_arms.contains(&goal.obligation) || !run.trace.contains(at);
+        let predicted = goal.at.filter(is_predicted);
         // Where no path goes, states are joined, and numbers are not: what was found there is found
         // again if the path is the same.
-        let is_reached = |replayed: &Run<Concrete>| match is_of_arm {
-            true => replayed.trace == run.trace,
-            false => goal.at.is_some_and(|at| replayed.trace.contains(&at)),
+        let is_reached = |replayed: &Run<Concrete>| match predicted {
+            Some(_) => replayed.trace == run.trace,
+            None => goal.at.is_some_and(|at| replayed.trace.contains(&at)),
         };
         // Where a number comes from does not show in it. That the instruction is reached does.
         let rules = [
@@ -186,7 +190,7 @@ impl Counterexample {
             obligation::EXIT_SCRATCH,
             obligation::SWAPGS_FENCED,
         ];
-        let is_rule = is_of_arm || rules.contains(&goal.obligation);
+        let is_rule = predicted.is_some() || rules.contains(&goal.obligation);
         let try_with = |model: &Model, bases| replay_model(entry, guest_memory, model, bases);
         let breaks_the_same = |(replayed, _): &(Run<Concrete>, _)| {
             replayed.goals.iter().any(|found| same(&found)) || is_rule && is_reached(replayed)
@@ -323,7 +327,8 @@ impl fmt::Display for Counterexample {
         }
         writeln!(f, "\n  this is executed:")?;
         for (at, text) in &self.path {
-            let blame = if Some(*at) == self.at { "  <--" } else { "" };
+            let is_to_blame = self.predicted.is_none() && Some(*at) == self.at;
+            let blame = if is_to_blame { "  <--" } else { "" };
             writeln!(f, "    {at:x}  {text}{blame}")?;
         }
         writeln!(f, "\n  and ends {}.", self.end)?;
@@ -358,6 +363,9 @@ impl fmt::Display for Counterexample {
                 "  Replayed on the concrete machine: {} is {got:#x}, not {expected:#x}.",
                 self.about
             ),
+            None if self.predicted.is_some() => {
+                writeln!(f, "  Replayed on the concrete machine: it goes the same path.")
+            }
             None => writeln!(f, "  Replayed on the concrete machine: so it is ({}).", self.about),
         }
     }

@@ -78,12 +78,12 @@ impl Findings {
 
     /// Whether there is nothing more to be looked for.
     pub(crate) fn are_enough(&self) -> bool {
-        self.ends_with_the_first && !self.are_none()
+        self.ends_with_the_first && !(self.refuted.is_empty() && self.unknown.is_empty())
     }
 
-    /// Whether nothing was found.
-    pub(crate) fn are_none(&self) -> bool {
-        self.refuted.is_empty() && self.unknown.is_empty()
+    /// Whether something was found of this theorem.
+    pub(crate) fn are_of(&self, theorem: Theorem) -> bool {
+        self.known.keys().any(|(of, ..)| *of == theorem)
     }
 
     /// Somebody wants an end in the middle of `theorem`.

@@ -284,7 +284,7 @@ impl Prover {
                     let goals = goals.get_or_insert_with(|| Report::new(theorem, guest_memory));
                     self.path(entry, guest_memory, (&run, &run.later), goals, found);
                 }
-                let is_wrong = !findings.are_none() || !found.are_none();
+                let is_wrong = findings.are_of(theorem) || found.are_of(theorem);
                 if let Some(error) = run.given_up.filter(|_| !is_wrong) {
                     bad = Some(error);
                     ControlFlow::Break(())

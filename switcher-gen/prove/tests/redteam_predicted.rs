@@ -7,20 +7,24 @@ mod gas;
 
 use attack::arms::{INTEL, TO_SMOD, at, exits, on_an_arm};
 use attack::mitigated::{EXIT, FILL, RSB, mitigated};
-use attack::{proved, refuted, target};
+use attack::{prove, proved, refuted, target};
 use switcher_gen::asm::HostSymbol;
+use switcher_prove::Verdict;
 
 /// Reads what a guest says.
 const GADGET: &str = "\tmovq\t(%rdi), %rcx\n\tmovq\t(%r15,%rcx), %rcx\n\tud2\n";
 
 // The return stack buffer.
 
+/// A call that nobody returns from, with this after it, and one more.
+fn left(after: &str) -> String {
+    format!("\tcall\t1f\n{after}1:\tcall\t2f\n\tint3\n2:\taddq\t$16, %rsp\n")
+}
+
 /// A RET of the host's is predicted by a call of the code's that nobody has returned from.
 #[test]
 fn a_call_is_left_to_the_host() {
-    let left =
-        |behind: &str| format!("\tcall\t1f\n{behind}1:\tcall\t2f\n\tint3\n2:\taddq\t$16, %rsp\n");
-    for (behind, obligation) in [
+    for (after, obligation) in [
         (GADGET, "untaken-memory"),
         ("\t.byte\t6\n", "untaken-code"),
         ("\tmovq\t(%rsp), %rcx\n\tud2\n", "untaken-memory"),
@@ -28,25 +32,25 @@ fn a_call_is_left_to_the_host() {
         ("\tmovq\t%gs:PVCS, %rcx\n\tmovq\t(%rcx), %rcx\n\tud2\n", "untaken-memory"),
         ("\tpushq\t$0\n\tret\n\tint3\n", "untaken-memory"),
     ] {
-        refuted(behind, &exits(&left(behind)), obligation);
+        refuted(after, &exits(&left(after)), obligation);
         // On an arm that leaves for the host, likewise.
-        let arm = format!("{}\tpopq\t%rax\n{EXIT_OF_ARM}", left(behind));
-        refuted(behind, &on_an_arm("", &arm), obligation);
+        let arm = format!("{}\tpopq\t%rax\n{EXIT_OF_ARM}", left(after));
+        refuted(after, &on_an_arm("", &arm), obligation);
         // And before a guest is entered: the host is come to later.
-        let call = format!("\tcall\t1f\n{behind}1:\taddq\t$8, %rsp\n{TO_SMOD}");
-        refuted(behind, &target(INTEL, &[(TO_SMOD, &call)]), obligation);
+        let call = format!("\tcall\t1f\n{after}1:\taddq\t$8, %rsp\n{TO_SMOD}");
+        refuted(after, &target(INTEL, &[(TO_SMOD, &call)]), obligation);
         // Unless so many come on top that no buffer has it any more.
-        let call = format!("\tcall\t1f\n{behind}1:\taddq\t$8, %rsp\n");
+        let call = format!("\tcall\t1f\n{after}1:\taddq\t$8, %rsp\n");
         let filled = mitigated(RSB, &[(FILL, &format!("{call}{FILL}"))]);
-        proved(behind, &filled);
+        proved(after, &filled);
         let less = FILL.replace("$16, %ecx", "$15, %ecx");
         let less = mitigated(RSB, &[(FILL, &format!("{call}{less}"))]);
-        refuted(behind, &less, "rsb-filled");
+        refuted(after, &less, "rsb-filled");
     }
-    for behind in ["\tint3\n", "\tlfence\n\tud2\n", "\tnop\n\tjmp\t3f\n3:\tud2\n"] {
-        proved(behind, &exits(&left(behind)));
-        let arm = format!("{}\tpopq\t%rax\n{EXIT_OF_ARM}", left(behind));
-        proved(behind, &on_an_arm("", &arm));
+    for after in ["\tint3\n", "\tlfence\n\tud2\n", "\tnop\n\tjmp\t3f\n3:\tud2\n"] {
+        proved(after, &exits(&left(after)));
+        let arm = format!("{}\tpopq\t%rax\n{EXIT_OF_ARM}", left(after));
+        proved(after, &on_an_arm("", &arm));
     }
 }
 
@@ -172,4 +176,27 @@ fn a_place_is_named_elsewhere() {
             proved(&format!("{enter}{code}"), &with(harmless));
         }
     }
+}
+
+// Words.
+
+/// A refutation names what a wrong prediction leads to, wherever the path comes as well; it says no
+/// more of the concrete machine than that it goes the same path.
+#[test]
+fn a_refutation_names_what_is_predicted() {
+    let arm = "\tmovq\t%gs:HOST_CR3, %rcx\n\tmovq\t(%r15,%rcx), %rcx\n";
+    for (what, target) in [("an arm", on_an_arm("", arm)), ("a call", exits(&left(GADGET)))] {
+        let Verdict::Refuted(found) = prove(&target) else { panic!("{what}") };
+        let (at, text) = found.predicted.clone().unwrap_or_else(|| panic!("{what}: {found}"));
+        assert_eq!(found.at, Some(at), "{what}: {found}");
+        assert!(text.starts_with("mov rcx,["), "{what}: {found}");
+        let shown = found.to_string();
+        assert!(shown.contains(&format!("{at:x}  {text}  <--")), "{what}: {found}");
+        assert_eq!(shown.matches("<--").count(), 1, "{what}: {found}");
+        assert!(shown.contains("it goes the same path"), "{what}: {found}");
+        assert!(found.replay(&target), "{what}: {found}");
+    }
+    // What the path itself breaks is nobody's prediction.
+    let Verdict::Refuted(found) = prove(&exits("\tud2\n")) else { panic!("UD2") };
+    assert_eq!(found.predicted, None, "{found}");
 }

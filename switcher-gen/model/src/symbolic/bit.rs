@@ -12,9 +12,14 @@ impl Pool {
         self.nodes.get(bit.index()).map_or(Node::True, |entry| entry.0)
     }
 
-    /// The variables that a truth value depends on; none if it is a constant.
+    /// The list of what a truth value depends on; none if it is a constant.
     pub(super) fn bit_support(&self, bit: Bit) -> Option<List> {
         self.nodes.get(bit.index()).map(|entry| entry.1)
+    }
+
+    /// The variables that a truth value depends on, sorted.
+    pub(super) fn variables_of_bit(&self, bit: Bit) -> &[u32] {
+        self.bit_support(bit).map_or(&[], |list| self.supports.get(list))
     }
 
     fn intern_node(&mut self, node: Node) -> Bit {

@@ -14,6 +14,7 @@ pub(super) struct List(pub(super) u32);
 #[derive(Clone, Copy, Debug)]
 struct Entry(u64, List);
 
+/// Lists of `T`, each of which is there once.
 #[derive(Debug)]
 pub(super) struct Lists<T> {
     elements: Vec<T>,
@@ -40,10 +41,12 @@ impl<T: Copy + Eq + Hash> Lists<T> {
         self.ends.len()
     }
 
+    /// The elements of a list.
     pub(super) fn get(&self, list: List) -> &[T] {
         elements(&self.elements, &self.ends, list)
     }
 
+    /// The list with these elements, which is made if there is none yet.
     pub(super) fn intern(&mut self, list: &[T]) -> List {
         let hash = self.hasher.hash_one(list);
         let is_it = |entry: &Entry| {

@@ -182,7 +182,7 @@ impl Symbolic {
     /// The names of the variables that a truth value depends on.
     #[must_use]
     pub fn variables_of_bit(&self, bit: Bit) -> Vec<Rc<str>> {
-        self.names(&self.pool.borrow().support_of_bits([bit]))
+        self.names(self.pool.borrow().variables_of_bit(bit))
     }
 
     fn names(&self, support: &[u32]) -> Vec<Rc<str>> {

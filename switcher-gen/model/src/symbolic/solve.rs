@@ -250,12 +250,12 @@ impl Solver {
 /// The conjuncts that share variables with the goal, directly or by way of others; and all their
 /// variables.
 fn cone(pool: &Pool, path: &[Bit], goal: Bit) -> (Vec<Bit>, HashSet<u32>) {
-    let mut variables: HashSet<u32> = pool.support_of_bits([goal]).into_iter().collect();
+    let mut variables: HashSet<u32> = pool.variables_of_bit(goal).iter().copied().collect();
     let (mut inside, mut outside) = (Vec::new(), path.to_vec());
     loop {
         let before = inside.len();
         outside.retain(|&bit| {
-            let support = pool.support_of_bits([bit]);
+            let support = pool.variables_of_bit(bit);
             let shares = support.iter().any(|variable| variables.contains(variable));
             if shares {
                 variables.extend(support.iter().copied());

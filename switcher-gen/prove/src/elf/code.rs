@@ -53,7 +53,7 @@ pub(super) struct Glance {
 }
 
 impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
-    /// Of an object, the first section lies at [`BASE`], and the others behind it in the file's
+    /// Of an object, the first section lies at [`BASE`], and the others after it in the file's
     /// order, aligned as they ask, at the distances of the layout; of a linked file, where it says.
     pub(super) fn new(file: &'f File<'data, R>, layout: Option<Layout>) -> Result<Self, ReadError> {
         let (mut areas, mut ranges) = (Vec::new(), HashMap::new());

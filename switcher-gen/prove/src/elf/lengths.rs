@@ -9,8 +9,8 @@ pub(super) enum Length {
     Stated(u64),
     /// The entry says it in two such bytes, which count together.
     Sum(u64, u64),
-    /// The entry says it in the two bytes right behind the address.
-    Behind,
+    /// The entry says it in the two bytes right after the address.
+    After,
 }
 
 impl Length {
@@ -20,7 +20,7 @@ impl Length {
             Self::Most(bytes) => bytes,
             Self::Stated(at) => byte(at),
             Self::Sum(one, other) => byte(one) + byte(other),
-            Self::Behind => byte(width) | byte(width + 1) << 8,
+            Self::After => byte(width) | byte(width + 1) << 8,
         }
     }
 
@@ -30,7 +30,7 @@ impl Length {
             Self::Most(bytes) => bytes,
             Self::Stated(_) => 0xFF,
             Self::Sum(..) => 2 * 0xFF,
-            Self::Behind => 0xFFFF,
+            Self::After => 0xFFFF,
         }
     }
 }

@@ -41,7 +41,7 @@ pub enum LinkerError {
     },
     /// A routine's name is where its section ends.
     #[error(
-        "`{symbol}` is at the end of `{section}`, and what a linker puts behind it is not known: \
+        "`{symbol}` is at the end of `{section}`, and what a linker puts after it is not known: \
          define it where its routine begins"
     )]
     AtEnd {
@@ -53,7 +53,7 @@ pub enum LinkerError {
     /// Two symbols are not the bounds of anything.
     #[error(
         "`{start}` and `{end}` are not the start and the end of a part of one section: define the \
-         one in front of that part, and the other behind it"
+         one in front of that part, and the other after it"
     )]
     Bounds {
         /// The first one.

@@ -207,7 +207,7 @@ impl Names {
     }
 
     /// Where the symbols are that have a meaning, of an object: each in front of something, and two
-    /// bounds in one section, in their order. What a linker puts behind a section nobody knows.
+    /// bounds in one section, in their order. What a linker puts after a section nobody knows.
     pub(super) fn check<'data, R: Contents<'data>>(
         &self,
         code: &FileCode<'_, 'data, R>,

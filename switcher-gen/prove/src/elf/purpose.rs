@@ -28,7 +28,7 @@ pub(super) enum Purpose {
 /// Tables that change code, by a part of their names: each has variants, such as those for `__init`
 /// code.
 const PATCHES: [(&str, Length, &str); 19] = {
-    use Length::{Behind, Most, Stated, Sum};
+    use Length::{After, Most, Stated, Sum};
     [
         // By the version of Linux, one or the other; of Xen's, what is padded counts besides.
         ("altinstructions", Sum(10, 12), "alternatives are put there on some CPUs"),
@@ -48,7 +48,7 @@ const PATCHES: [(&str, Length, &str); 19] = {
         (".klp.", Most(32), "a live patch changes it"),
         ("livepatch", Most(32), "a live patch changes it"),
         ("hotpatch", Most(255), "NetBSD puts other instructions there"),
-        ("codepatch", Behind, "OpenBSD puts other instructions there"),
+        ("codepatch", After, "OpenBSD puts other instructions there"),
         ("nops_sites", Most(15), "instructions are replaced there"),
     ]
 };

@@ -24,6 +24,11 @@ pub(crate) fn is_counted<D: Domain>(d: &D, number: D::Word) -> bool {
     d.known(number).is_none() && !d.mentions(number, |origin| origin != Origin::Code)
 }
 
+/// Whether `address` leads into a region or beside it, or is counted from it.
+pub(crate) fn leads_to<D: Domain>(d: &D, region: &Region<D>, address: D::Word) -> bool {
+    is_beside(d, region, address) || is_counted_from(d, region, address)
+}
+
 /// Whether `address` leads into a region, or beside it.
 pub(crate) fn is_beside<D: Domain>(d: &D, region: &Region<D>, address: D::Word) -> bool {
     around(region, d.distance(address, region.base).map(|at| (at, at)))
@@ -46,14 +51,8 @@ pub(crate) fn points_to<D: Domain>(d: &D, state: &Machine<D>, word: D::Word) -> 
     let is_number = d.known(word).is_some();
     let is_one = |region: &Region<D>| {
         // A number is at no distance from what is not known.
-        if is_number && d.known(region.base).is_none() {
-            return false;
-        }
-        let distance = d.sub(word, region.base);
-        match d.known(distance).map(u64::cast_signed) {
-            Some(at) => around(region, Some((at, at))),
-            None => !region.is_code && is_counted(d, distance) && around(region, d.span(distance)),
-        }
+        let may_be = !is_number || d.known(region.base).is_some();
+        may_be && leads_to(d, region, word)
     };
     let region = state.memory.regions.iter().position(is_one);
     region.map(To::Region).or_else(|| gs_of(d, state, word).map(To::Gs))

@@ -1,7 +1,7 @@
 //! What a jump on an arm may depend on.
 
 use crate::run::arms::Arms;
-use crate::run::arms::points::{is_beside, is_counted_from};
+use crate::run::arms::points::leads_to;
 use crate::run::origins::is_a_leak;
 use crate::run::watch::Watch;
 use switcher_model::{Access, Domain, Region, State as Machine};
@@ -46,8 +46,7 @@ impl<D: Domain> Watch<'_, D> {
         let is_rip =
             interrupted.is_some_and(|rip| a == rip && is_label(b) || b == rip && is_label(a));
         let are_in = |region: &Region<D>| {
-            let is_in = |word| is_beside(d, region, word) || is_counted_from(d, region, word);
-            !region.is_code && is_in(a) && is_in(b)
+            !region.is_code && leads_to(d, region, a) && leads_to(d, region, b)
         };
         let are_in_one = || is_label(a) && is_label(b) || state.memory.regions.iter().any(are_in);
         let (is, below) = (d.eq(a, b), d.lt(a, b));
