@@ -8,7 +8,7 @@ use switcher_gen::asm::CodeBuffer;
 use switcher_macros::{AsmLayout, asm};
 
 #[path = "../src/access.rs"]
-#[allow(dead_code, reason = "only the table is compared")]
+#[expect(dead_code, reason = "only the table is compared")]
 mod access;
 
 use access::Access;

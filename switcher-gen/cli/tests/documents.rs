@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use tempfile::TempDir;
+
 #[path = "../../../hw-tests/tests/tree/mod.rs"]
 mod tree;
 use tree::{commands, files, has_extension, prose, read, root};
@@ -27,6 +29,15 @@ fn switcher(arguments: &[String], folder: &Path) -> Output {
         .current_dir(folder)
         .output()
         .unwrap()
+}
+
+/// A folder with what somebody else has built: here, by the program itself.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let emit = ["emit", "--variant", "intel-4level", "--format", "elf", "-o", "theirs.o"];
+    let emitted = switcher(&emit.map(str::to_owned), folder.path());
+    assert!(emitted.status.success(), "{}", String::from_utf8_lossy(&emitted.stderr));
+    folder
 }
 
 /// The arguments that a command gives to the program, if it runs it.
@@ -92,11 +103,7 @@ fn a_command_that_the_program_does_not_know_is_objected_to() {
 
 #[test]
 fn the_commands_of_readme_succeed() {
-    let folder = tempfile::tempdir().unwrap();
-    // What somebody else has built: here, by the program itself.
-    let emit = ["emit", "--variant", "intel-4level", "--format", "elf", "-o", "theirs.o"];
-    let emitted = switcher(&emit.map(str::to_owned), folder.path());
-    assert!(emitted.status.success(), "{}", String::from_utf8_lossy(&emitted.stderr));
+    let folder = folder();
     let readme = commands(&read(&root().join("README.md")));
     let mut run = 0;
     for arguments in readme.iter().filter_map(|command| arguments(command)) {
@@ -115,9 +122,7 @@ fn the_commands_of_readme_succeed() {
 /// The examples in the help of these commands are run, but for those that take long.
 #[test]
 fn the_examples_of_the_help_succeed() {
-    let folder = tempfile::tempdir().unwrap();
-    let emit = ["emit", "--variant", "intel-4level", "--format", "elf", "-o", "theirs.o"];
-    assert!(switcher(&emit.map(str::to_owned), folder.path()).status.success());
+    let folder = folder();
     for command in ["cost", "diff", "emit", "explain", "offsets", "variants"] {
         let help = switcher(&[command.to_owned(), "--help".to_owned()], folder.path());
         let help = String::from_utf8(help.stdout).unwrap();
