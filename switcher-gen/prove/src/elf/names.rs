@@ -221,8 +221,8 @@ impl Names {
                 let Some((section, at)) = definition.section.zip(definition.address) else {
                     continue;
                 };
-                let is_behind = code.range_of(section).is_some_and(|range| range.end == at);
-                if is_behind && !is_end(*name) {
+                let is_at_end = code.range_of(section).is_some_and(|range| range.end == at);
+                if is_at_end && !is_end(*name) {
                     let section = code.file.sections[section].text();
                     return Err(LinkerError::AtEnd { symbol: (*name).into(), section }.into());
                 }

@@ -25,7 +25,7 @@ const LARGE: u64 = 1 << 16;
 /// Xen puts its hypercalls over the whole page that a note of this type names.
 const HYPERCALL_PAGE: u32 = 2;
 
-/// The parts of a section that as a whole has this purpose.
+/// The parts of a section that as a whole has this purpose, but for notes that say nothing of code.
 pub(super) fn parts<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     number: usize,
@@ -45,18 +45,17 @@ pub(super) fn parts<'data, R: Contents<'data>>(
     let Some(notes) = notes(&bytes, alignment) else { return Ok(vec![whole()]) };
     // What is relocated says more than it seems to.
     let is_relocated = file.is_object() && file.is_relocated(number);
+    let is_silent = |note: &Note<'_>| note.is_known() && !is_relocated;
     let part = |note: Note<'_>| {
         let (purpose, lengths) = if note.is_hypercall_page() {
             let how = "Xen puts its hypercalls over the page there";
             (Purpose::Patches(how), Lengths::of([Length::Most(4096)]))
-        } else if note.is_known() && !is_relocated {
-            (Purpose::Harmless(""), Lengths::default())
         } else {
             (purpose, whole().lengths)
         };
         Part { range: note.range, purpose, lengths }
     };
-    Ok(notes.into_iter().map(part).collect())
+    Ok(notes.into_iter().filter(|note| !is_silent(note)).map(part).collect())
 }
 
 struct Note<'a> {

@@ -83,9 +83,7 @@ pub(super) fn check<'data, R: Contents<'data>>(
         // others, and whoever looks for it takes it from the file.
         let mut is_clear = true;
         for part in notes::parts(code.file, number, purpose)? {
-            let found = if part.purpose == Purpose::Harmless("") {
-                continue;
-            } else if code.file.is_object() {
+            let found = if code.file.is_object() {
                 let mut found = in_object(code, number, &part, reached, &homes)?;
                 let has_bytes = section.has_bytes();
                 found.has_numbers = has_bytes
@@ -164,7 +162,7 @@ fn relocated<'data, R: Contents<'data>>(
     };
     /// The largest length that an entry of a table can state.
     const MOST: u64 = 0xFFFF;
-    let home_range = (reached.home.start..=reached.home.end).clone();
+    let home_range = reached.home.start..=reached.home.end;
     let mut purposes = HashMap::new();
     let mut known = HashSet::new();
     for table in &loaded.dynamic.tables {

@@ -7,6 +7,8 @@ pub(crate) mod overlap;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use iced_x86::{Mnemonic, OpKind};
+
 use crate::elf::{Foreign, ReadError};
 use crate::setting::Setting;
 use crate::target::overlap::Overlap;
@@ -291,7 +293,6 @@ impl Target {
     /// The places in the code whose address the instruction at `at` makes a value: by LEA, or as a
     /// number where the code is linked for one address.
     pub(crate) fn named_at(&self, at: u64) -> impl Iterator<Item = u64> {
-        use iced_x86::{Mnemonic, OpKind};
         let instruction = self.program.instruction(at);
         let is_lea = instruction.mnemonic() == Mnemonic::Lea;
         let is_fixed = self.program.is_fixed();
