@@ -20,6 +20,7 @@ mod names;
 mod offsets;
 mod outline;
 mod parallel;
+mod place;
 mod prove;
 mod redundancy;
 mod target;

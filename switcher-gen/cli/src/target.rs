@@ -9,13 +9,13 @@ use switcher_gen::layout::{Revision, Tss, TssExtra};
 use switcher_gen::{Image, Policy, Variant};
 use switcher_listing::{Line, Listing, ListingOptions};
 use switcher_model::Features;
-use switcher_prove::elf;
+use switcher_prove::elf::{self, Foreign, Request, RequestError};
 use switcher_prove::{BadCode, BlockOffsets, Setting, Target};
 
-use crate::emit::number;
 use crate::host;
 use crate::names;
 use crate::output::Failure;
+use crate::place::Place;
 
 /// To be flattened into a command's arguments.
 #[derive(clap::Args)]
@@ -38,24 +38,28 @@ pub(crate) struct ForeignArgs {
     /// The layout of the PVCS that the code of `--elf` is for [default: the variant's]
     #[arg(long, value_name = "REVISION", value_enum, requires = "elf")]
     pvcs: Option<Pvcs>,
-    /// Where the code of `--elf` has the TSS, relative to GS base [default: 0]
+    /// Where the code of `--elf` has the TSS, relative to GS base: a number, such as 0x6000, -0x40 or
+    /// an address that `nm` prints; or a symbol, such as cpu_tss_rw or cpu_tss_rw+0x80 [default: 0]
     #[arg(
         long,
-        value_name = "N",
-        value_parser = displacement,
+        value_name = "PLACE",
+        value_parser = str::parse::<Place>,
         allow_hyphen_values = true,
         requires = "elf"
     )]
-    gs_tss: Option<i64>,
-    /// Where it has the switcher's data, relative to GS base [default: 0x80]
+    gs_tss: Option<Place>,
+    /// Where it has the switcher's data, likewise [default: 0x80]
     #[arg(
         long,
-        value_name = "N",
-        value_parser = displacement,
+        value_name = "PLACE",
+        value_parser = str::parse::<Place>,
         allow_hyphen_values = true,
         requires = "elf"
     )]
-    gs_tss_extra: Option<i64>,
+    gs_tss_extra: Option<Place>,
+    /// What a symbol of ours is called in `--elf`; may be given more than once
+    #[arg(long = "symbol", value_name = "OURS=THEIRS", value_parser = renamed, requires = "elf")]
+    symbols: Vec<(String, String)>,
     /// What the CPUs that the code of `--elf` is for have besides what the variant implies
     #[arg(long = "feature", value_name = "NAME", value_parser = str::parse::<Features>, requires = "elf")]
     features: Vec<Features>,
@@ -129,12 +133,13 @@ impl ForeignArgs {
     /// Whether something is said of a file, for commands that need not have one: that an argument
     /// requires another one does not count where that one conflicts with a third.
     pub(crate) const fn is_used(&self) -> bool {
-        let Self { elf, pvcs, gs_tss, gs_tss_extra, features, instructions, assume_unpatched } =
-            self;
+        let Self { elf, pvcs, gs_tss, gs_tss_extra, symbols, .. } = self;
+        let Self { features, instructions, assume_unpatched, .. } = self;
         elf.is_some()
             || pvcs.is_some()
             || gs_tss.is_some()
             || gs_tss_extra.is_some()
+            || !symbols.is_empty()
             || !features.is_empty()
             || instructions.is_some()
             || *assume_unpatched
@@ -160,13 +165,15 @@ impl ForeignArgs {
         let revision = self.pvcs.map_or(policy.revision, Revision::from);
         let variant = variant.with_policy(Policy { revision, ..policy });
         let features = self.features.iter().copied().collect();
-        let setting = Setting::from(&variant).with_block(self.block()?).with_features(features);
         // A device might never end.
         if !fs::metadata(path).map_err(|error| wrong(&error))?.is_file() {
             return Err(wrong(&"not a file: give an object or a linked file"));
         }
         let file = fs::File::open(path).map_err(|error| wrong(&error))?;
-        let mut foreign = elf::read_file(&file).map_err(|error| wrong(&error))?;
+        let mut foreign =
+            elf::read_file_as(&file, self.request()?).map_err(|error| wrong(&error))?;
+        let block = self.block(&foreign)?;
+        let setting = Setting::from(&variant).with_block(block).with_features(features);
         if self.assume_unpatched {
             foreign.assume_unpatched();
         }
@@ -175,15 +182,33 @@ impl ForeignArgs {
         Ok(target.with_limit(limit))
     }
 
-    fn block(&self) -> Result<BlockOffsets, Failure> {
+    /// What is asked of the file.
+    fn request(&self) -> Result<Request, Failure> {
+        let wrong = |error: RequestError| Failure::Usage(format!("`--symbol`: {error}"));
+        let mut request = Request::default();
+        for (ours, theirs) in &self.symbols {
+            request = request.with_symbol(ours, theirs).map_err(wrong)?;
+        }
+        let places = [&self.gs_tss, &self.gs_tss_extra].into_iter().flatten();
+        Ok(places.filter_map(Place::symbol).fold(request, Request::with_data))
+    }
+
+    fn block(&self, foreign: &Foreign) -> Result<BlockOffsets, Failure> {
         let default = BlockOffsets::default();
+        let resolve = |place: &Option<Place>, option, default| match place {
+            Some(place) => place
+                .resolve(&foreign.data)
+                .map_err(|error| Failure::Usage(format!("`{option}`: {error}"))),
+            None => Ok(default),
+        };
         let block = BlockOffsets {
-            tss: self.gs_tss.unwrap_or(default.tss),
-            tss_extra: self.gs_tss_extra.unwrap_or(default.tss_extra),
+            tss: resolve(&self.gs_tss, "--gs-tss", default.tss)?,
+            tss_extra: resolve(&self.gs_tss_extra, "--gs-tss-extra", default.tss_extra)?,
         };
         let BlockOffsets { tss, tss_extra } = block;
-        let (tss_size, extra_size) = (size_of::<Tss>() as i64, size_of::<TssExtra>() as i64);
-        if tss < tss_extra + extra_size && tss_extra < tss + tss_size {
+        let (tss_size, extra_size) = (size_of::<Tss>() as u64, size_of::<TssExtra>() as u64);
+        let distance = tss_extra.wrapping_sub(tss).cast_unsigned();
+        if distance < tss_size || distance.wrapping_neg() < extra_size {
             return Err(Failure::Usage(format!(
                 "the TSS ({tss_size:#x} bytes at GS{}) and the switcher's data ({extra_size:#x} \
                  bytes at GS{}) overlap: set `--gs-tss` and `--gs-tss-extra` to where the code \
@@ -296,30 +321,14 @@ fn signed(offset: i64) -> String {
     format!("{}{:#x}", if offset < 0 { '-' } else { '+' }, offset.unsigned_abs())
 }
 
-/// A displacement from GS base, as an instruction can have it.
-fn displacement(text: &str) -> Result<i64, String> {
-    let (digits, sign) = match text.strip_prefix('-') {
-        Some(digits) => (digits, -1),
-        None => (text, 1),
-    };
-    number(digits)
-        .and_then(|size| i64::try_from(size).ok())
-        .map(|size| sign * size)
-        .filter(|offset| i32::try_from(*offset).is_ok())
-        .ok_or_else(|| "not a 32-bit displacement such as 0x80, 4096 or -0x40".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::displacement;
-
-    #[test]
-    fn displacements_are_hexadecimal_or_decimal_and_have_32_bits() {
-        assert_eq!(displacement("0x80"), Ok(0x80));
-        assert_eq!(displacement("-0x8000_0000"), Ok(i32::MIN.into()));
-        assert_eq!(displacement("4096"), Ok(4096));
-        for bad in ["", "-", "--1", "80h", "0x80000000", "0xffffffffffffffff"] {
-            assert!(displacement(bad).is_err(), "{bad}");
+/// A symbol of ours, and what it is called.
+fn renamed(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((ours, theirs)) if !ours.is_empty() && !theirs.is_empty() => {
+            Ok((ours.to_owned(), theirs.to_owned()))
         }
+        _ => Err("write a symbol of ours and theirs, such as \
+                  entry_IRETQ_switcher=native_irq_return_iret"
+            .into()),
     }
 }

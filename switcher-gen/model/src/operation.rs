@@ -341,6 +341,20 @@ impl<W> Fault<W> {
 }
 
 impl Op {
+    /// The same, of which the address in memory is a number and does not move with the code.
+    #[must_use]
+    pub(super) const fn with_number(self) -> Self {
+        const fn fixed(operand: Operand) -> Operand {
+            match operand {
+                Operand::Memory(memory) => {
+                    Operand::Memory(MemoryOperand { is_code: false, ..memory })
+                }
+                other => other,
+            }
+        }
+        Self { first: fixed(self.first), second: fixed(self.second), ..self }
+    }
+
     /// Whether it is IRETQ.
     #[must_use]
     pub fn is_iretq(&self) -> bool {

@@ -6,7 +6,7 @@
 
 use std::cell::OnceCell;
 
-use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic};
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, Register};
 
 use super::prefixes::{self, MeaninglessPrefix};
 use super::second;
@@ -20,6 +20,9 @@ pub struct Program {
     base: u64,
     /// Whether the code can lie at this address only.
     is_fixed: bool,
+    /// Whether operands that are relative to RIP and go through GS are numbers: see
+    /// [`with_linked_gs`](Self::with_linked_gs).
+    has_linked_gs: bool,
     /// At least one piece, in the order of their addresses. No two touch each other.
     pieces: Vec<Piece>,
 }
@@ -134,7 +137,8 @@ impl Program {
     /// `bytes` at `base`.
     #[must_use]
     pub fn new(base: u64, bytes: Vec<u8>) -> Self {
-        Self { base, is_fixed: false, pieces: vec![Piece::new(base, bytes)] }
+        let pieces = vec![Piece::new(base, bytes)];
+        Self { base, is_fixed: false, has_linked_gs: false, pieces }
     }
 
     /// This program, of code that holds addresses of its own as numbers, so that it can lie nowhere
@@ -160,7 +164,27 @@ impl Program {
         if pieces.is_empty() {
             pieces.push(Piece::new(base, Vec::new()));
         }
-        Self { base, is_fixed: false, pieces }
+        Self { base, is_fixed: false, has_linked_gs: false, pieces }
+    }
+
+    /// This program, of code whose per-CPU data is reached through GS and relative to RIP, as
+    /// Linux's is: such an operand is GS base and the address that it has where the code is linked,
+    /// wherever the code lies. Linux sees to that when it moves itself: before 6.15 it corrects the
+    /// distances, and since then GS base is counted from the data, which moves along.
+    #[must_use]
+    pub fn with_linked_gs(self) -> Self {
+        Self { has_linked_gs: true, ..self }
+    }
+
+    /// The address that the operand of `i` adds to GS base, where it is a number although the
+    /// instruction counts it from RIP.
+    #[must_use]
+    pub fn linked_gs(&self, i: &Instruction) -> Option<u64> {
+        let is_linked = self.has_linked_gs
+            && i.is_ip_rel_memory_operand()
+            && i.mnemonic() != Mnemonic::Lea
+            && i.memory_segment() == Register::GS;
+        is_linked.then(|| i.ip_rel_memory_address())
     }
 
     /// Where the code begins: the first byte of it that is known, or before it.
@@ -248,6 +272,17 @@ impl Program {
     /// The instruction at `address`, which is within.
     #[must_use]
     pub fn instruction(&self, address: u64) -> Instruction {
+        let mut i = self.encoded(address);
+        if let Some(number) = self.linked_gs(&i) {
+            i.set_memory_base(Register::None);
+            i.set_memory_displ_size(8);
+            i.set_memory_displacement64(number);
+        }
+        i
+    }
+
+    /// The same as it is encoded.
+    fn encoded(&self, address: u64) -> Instruction {
         Decoder::with_ip(64, self.from(address), address, DecoderOptions::NONE).decode()
     }
 
@@ -271,7 +306,7 @@ impl Program {
     }
 
     fn decode(&self, at: u64) -> Result<Op, ProgramError> {
-        let instruction = self.instruction(at);
+        let instruction = self.encoded(at);
         let code = self.from(at);
         if instruction.is_invalid() {
             return Err(ProgramError::Invalid { at, bytes: hexadecimal(code.iter().take(8)) });
@@ -306,7 +341,11 @@ impl Program {
             let at = op.next.wrapping_sub(shorter.len() as u64);
             Op::new(&Decoder::with_ip(64, shorter, at, DecoderOptions::NONE).decode())
         };
-        prefixes::superfluous(own, &op, decode).map_or(Ok(op), |prefix| Err(meaningless(prefix)))
+        match prefixes::superfluous(own, &op, decode) {
+            Some(prefix) => Err(meaningless(prefix)),
+            None if self.linked_gs(&instruction).is_some() => Ok(op.with_number()),
+            None => Ok(op),
+        }
     }
 }
 

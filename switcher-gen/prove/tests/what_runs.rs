@@ -727,7 +727,7 @@ fn code_that_depends_on_its_half_is_refuted() {
 
 #[test]
 fn code_at_the_address_that_is_taken_for_a_hook_is_no_hook() {
-    let at = Foreign::of_host("switcher_host_fatal").unwrap();
+    let at = Target::place_of_host("switcher_host_fatal").unwrap();
     let base = format!("-Ttext={:#x}", at & !0xFFF);
     let args = ["-e", "switcher_enter_guest", base.as_str()];
     let foreign = read(&process("ld", &args, &assemble(SWITCHER, &[]))).unwrap();

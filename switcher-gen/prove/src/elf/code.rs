@@ -9,7 +9,8 @@ use object::elf::{R_X86_64_NONE, STT_GNU_IFUNC};
 use super::error::ReadError;
 use super::file::{Contents, File, Of, Section, Symbol};
 use super::layout::{Layout, hosts};
-use super::leads::{Across, Leads, Out, To};
+use super::leads::{Across, Leads, Out, To, Use};
+use super::per_cpu::{self, Variable, Variables};
 use super::places::{BASE, PlaceInFile, REACH};
 use super::relocation::{FAR, Form, Relocation};
 
@@ -27,6 +28,8 @@ pub(super) struct FileCode<'f, 'data, R: Contents<'data>> {
     layout: Option<Layout>,
     /// The first absolute address of the code's own that was stored into it.
     pub(super) absolute: Cell<Option<(usize, u64)>>,
+    /// The per-CPU variables that an object's code refers to.
+    pub(super) variables: Variables,
 }
 
 /// A section of code.
@@ -93,7 +96,8 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
         }
         areas.sort_by_key(|area| area.range.start);
         let numbers = areas.iter().enumerate().map(|(at, area)| (area.section, at)).collect();
-        Ok(Self { file, areas, numbers, ranges, layout, absolute: Cell::new(None) })
+        let (absolute, variables) = (Cell::new(None), Variables::default());
+        Ok(Self { file, areas, numbers, ranges, layout, absolute, variables })
     }
 
     /// The code of a section.
@@ -242,13 +246,16 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
             }
             let at = area.range.start + relocation.offset;
             let (field, width, leads) = self.resolve(area, relocation)?;
+            let is_variable =
+                matches!(&leads, Leads::Out(out) if matches!(out.use_, Use::PerCpu { .. }));
             if let Leads::Out(out) = leads
                 && !across.allows(at)
             {
                 return Err(out.error);
             }
             put(&mut bytes, range.start, at, &field[..width]);
-            if self.is_absolute(relocation)? && self.absolute.get().is_none() {
+            let is_absolute = !is_variable && self.is_absolute(relocation)?;
+            if is_absolute && self.absolute.get().is_none() {
                 self.absolute.set(Some((area.section, relocation.offset)));
             }
         }
@@ -328,10 +335,11 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
             }
             Of::Undefined | Of::Other => {
                 let symbol = symbol.text();
-                match self.host(&symbol) {
-                    Some(place) => Ok((place, To::Host(symbol))),
-                    None => Err(ReadError::Undefined { at: at(), symbol }),
+                if let Some(place) = self.host(&symbol) {
+                    return Ok((place, To::Host(symbol)));
                 }
+                let error = ReadError::Undefined { at: at(), symbol: symbol.clone() };
+                self.variable(Variable::Undefined(symbol), 0, error)
             }
             _ if symbol.is_weak() => Err(ReadError::Weak { symbol: symbol.text() }),
             Of::Absolute => Ok((symbol.value, To::Number)),
@@ -344,13 +352,33 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
                     Ok((range.start.wrapping_add(symbol.value), to))
                 }
                 None => {
-                    let section =
-                        self.file.sections.get(index).map_or_else(String::new, Section::text);
-                    Err(ReadError::Data { at: at(), section })
+                    let section = self.file.sections.get(index);
+                    let name = section.map_or_else(String::new, Section::text);
+                    let error = ReadError::Data { at: at(), section: name };
+                    match section {
+                        Some(section) if per_cpu::is_section(section) => {
+                            self.variable(Variable::Section(index), symbol.value, error)
+                        }
+                        _ => Err(error),
+                    }
                 }
             },
             Of::Common => Err(ReadError::Data { at: at(), section: "COMMON".into() }),
         }
+    }
+}
+
+impl<'data, R: Contents<'data>> FileCode<'_, 'data, R> {
+    /// The address of a per-CPU variable, or of a place in a section of them.
+    fn variable(
+        &self,
+        variable: Variable,
+        value: u64,
+        error: ReadError,
+    ) -> Result<(u64, To), ReadError> {
+        let Some(layout) = &self.layout else { return Err(error) };
+        let place = self.variables.place(variable, layout)?;
+        Ok((place.wrapping_add(value), To::PerCpu(error)))
     }
 }
 

@@ -17,6 +17,7 @@ use object::read::{ReadCache, ReadRef, SectionIndex, SymbolIndex};
 use super::error::ReadError;
 use super::places::LIMIT;
 use super::relocation::Relocation;
+use super::request::Request;
 
 /// The byte order, which [`read`](super::read()) has checked.
 pub(super) const E: Endianness = Endianness::Little;
@@ -87,6 +88,8 @@ pub(super) struct File<'data, R: Contents<'data>> {
     /// How many more bytes of names may be read. Each name may be a part of the longest one, so the
     /// size of the file is no limit.
     names: Cell<u64>,
+    /// What its symbols are called that are not called as ours.
+    pub(super) request: Request,
 }
 
 /// How often the headers of a file may claim its bytes. The headers of a normal file share almost
@@ -226,7 +229,7 @@ impl Section<'_> {
 }
 
 impl<'data, R: Contents<'data>> File<'data, R> {
-    pub(super) fn parse(data: R) -> Result<Self, ReadError> {
+    pub(super) fn parse(data: R, request: Request) -> Result<Self, ReadError> {
         let header = FileHeader64::<Endianness>::parse(data)?;
         let kind = header.e_type(E);
         let table = header.sections(E, data)?;
@@ -320,6 +323,7 @@ impl<'data, R: Contents<'data>> File<'data, R> {
                     headers,
                     named_from,
                     names: left,
+                    request,
                 })
             }
             other => Err(ReadError::FileType(other.0)),
@@ -344,7 +348,24 @@ impl<'data, R: Contents<'data>> File<'data, R> {
     }
 
     fn symbol(&self, index: usize, raw: &Sym64<Endianness>) -> Result<Symbol<'data>, ReadError> {
-        symbol(&self.symbols, self.strings, index, raw, &self.names)
+        self.symbol_of((&self.symbols, self.strings), index, raw)
+    }
+
+    fn symbol_of(
+        &self,
+        (table, strings): (&Symbols<'data, R>, &'data [u8]),
+        index: usize,
+        raw: &Sym64<Endianness>,
+    ) -> Result<Symbol<'data>, ReadError> {
+        let name = string(strings, raw.st_name(E), &self.names);
+        let name = name.ok_or(ReadError::TooLarge { what: "the names of symbols" })?;
+        Ok(Symbol {
+            name: self.request.ours(name).map_or(name, str::as_bytes),
+            bind: raw.st_bind(),
+            kind: raw.st_type(),
+            value: raw.st_value(E),
+            of: of(table, SymbolIndex(index), raw)?,
+        })
     }
 
     pub(super) fn symbols(&self) -> impl Iterator<Item = Result<Symbol<'data>, ReadError>> {
@@ -356,7 +377,7 @@ impl<'data, R: Contents<'data>> File<'data, R> {
     pub(super) fn other_symbols(&self) -> impl Iterator<Item = Result<Symbol<'data>, ReadError>> {
         self.others.iter().flat_map(move |(table, strings)| {
             let all = table.symbols().iter().enumerate();
-            all.map(move |(index, raw)| symbol(table, strings, index, raw, &self.names))
+            all.map(move |(index, raw)| self.symbol_of((table, strings), index, raw))
         })
     }
 
@@ -429,23 +450,6 @@ impl<'data, R: Contents<'data>> File<'data, R> {
             _ => None,
         })
     }
-}
-
-fn symbol<'data, R: Contents<'data>>(
-    table: &Symbols<'data, R>,
-    strings: &'data [u8],
-    index: usize,
-    raw: &Sym64<Endianness>,
-    left: &Cell<u64>,
-) -> Result<Symbol<'data>, ReadError> {
-    let name = string(strings, raw.st_name(E), left);
-    Ok(Symbol {
-        name: name.ok_or(ReadError::TooLarge { what: "the names of symbols" })?,
-        bind: raw.st_bind(),
-        kind: raw.st_type(),
-        value: raw.st_value(E),
-        of: of(table, SymbolIndex(index), raw)?,
-    })
 }
 
 fn of<'data, R: Contents<'data>>(

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use switcher_gen::asm::HostSymbol;
-
 use super::error::ReadError;
 use super::places::{BASE, PlaceInFile};
 
@@ -24,6 +22,9 @@ pub struct Foreign {
     /// Where the routines of the host's are taken to lie, if the file is an object. What it defines
     /// itself is among the symbols, and goes before these.
     pub hosts: BTreeMap<&'static str, u64>,
+    /// The addresses of data, relative to GS base, by their names: the per-CPU variables of an
+    /// object that its code refers to, and those that were [asked for](super::Request::with_data).
+    pub data: BTreeMap<String, u64>,
     /// The sections that the bytes come from, by address.
     pub sections: Vec<CodeSection>,
     /// What decides about the code's address.
@@ -71,15 +72,6 @@ impl Foreign {
     /// Where the code of an object is put: an address such as kernels run at. Objects do not say
     /// where they will run; an address of theirs in 32 bits does not fit here, and is an error.
     pub const BASE: u64 = BASE;
-
-    /// The address that is assumed for a symbol of the host's which one of our own images calls. It
-    /// is within reach of the code and overlaps nothing. Of an object, [`Foreign::hosts`] says it.
-    #[must_use]
-    pub fn of_host(name: &str) -> Option<u64> {
-        let mut known = HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS);
-        let index = known.position(|symbol| symbol.0 == name)?;
-        Some(Self::BASE - (1 << 24) + 0x100 * index as u64)
-    }
 
     /// Declares that sections which name the code for an unknown purpose do not change it. A proof
     /// then [assumes](Self::assumed) this.

@@ -8,7 +8,8 @@ use sha2::{Digest, Sha256};
 use switcher_gen::asm::HostSymbol;
 
 use super::file::{Contents, File};
-use super::places::{BASE, REACH};
+use super::places::{BASE, ELSEWHERE, REACH};
+use switcher_gen::asm::Label;
 
 /// The routines of the host lie in front of the code, each in a range of its own.
 const HOSTS: u64 = 1 << 25;
@@ -34,7 +35,8 @@ impl Layout {
             size = size.saturating_add(section.size).saturating_add(section.usual_alignment());
             count += 1;
         }
-        Self { seed: hash(file.data), room: (REACH.saturating_sub(size) / count).max(1) }
+        let room = (REACH - ELSEWHERE).saturating_sub(size) / count;
+        Self { seed: hash(file.data), room: room.max(1) }
     }
 
     fn number(&self, what: u8, index: u64) -> u64 {
@@ -51,9 +53,25 @@ impl Layout {
         if self.room == 0 { 0 } else { 1 + self.number(0, section as u64) % self.room }
     }
 
+    /// How far after its first possible place a per-CPU variable lies, at most so far: at the start
+    /// of a page.
+    pub(super) fn variable(&self, index: u64, most: u64) -> u64 {
+        /// In bytes.
+        const PAGE: u64 = 1 << 12;
+        PAGE * (self.number(2, index) % (most / PAGE))
+    }
+
+    /// Where the IRETQ to a guest is taken to lie, if an object jumps to it and does not have it.
+    pub(super) fn iretq(&self) -> u64 {
+        BASE + REACH - ELSEWHERE + self.number(3, 0) % (ELSEWHERE / 2)
+    }
+
     /// Where a routine of the host's is taken to lie. It is within reach of the code and overlaps
     /// nothing.
     pub(super) fn host(&self, name: &str) -> Option<u64> {
+        if name == Label::Iretq.name() {
+            return Some(self.iretq());
+        }
         let index = hosts().position(|known| known == name)? as u64;
         Some(BASE - HOSTS - HOST * (index + 1) + self.number(1, index) % HOST)
     }

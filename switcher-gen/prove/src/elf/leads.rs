@@ -22,6 +22,9 @@ pub(super) enum To {
     Section(Range<u64>, String),
     /// The symbol is a routine of the host's, which the object does not have.
     Host(String),
+    /// The symbol is a per-CPU variable if the field is an operand through GS; otherwise this is
+    /// wrong with it.
+    PerCpu(ReadError),
     /// The address is a number.
     Number,
 }
@@ -37,10 +40,23 @@ pub(super) enum Leads {
 
 /// A field that leads out of its section.
 pub(super) struct Out {
-    /// Whether a call or a jump with this distance leads to what the symbol names.
-    pub(super) is_plain: bool,
+    /// What it is good for.
+    pub(super) use_: Use,
     /// Why it is refused where it is anything else.
     pub(super) error: ReadError,
+}
+
+/// What a field is good for that leads out of its section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// A call or a jump with this distance leads to what the symbol names.
+    Branch,
+    /// An operand through GS with this displacement is a per-CPU variable.
+    PerCpu {
+        /// Whether it is counted from RIP.
+        is_relative: bool,
+    },
+    Nothing,
 }
 
 /// At which addresses code may have distances that lead out of its section.
@@ -74,6 +90,7 @@ impl Leads {
         // The distance of a call or a jump counts from its end, which is that of its field.
         let target = value.wrapping_add(form.width as u64);
         let is_distance = form.relative && form.width == 4;
+        let branch_if = |is_branch| if is_branch { Use::Branch } else { Use::Nothing };
         Ok(match to {
             To::Number => Self::Number,
             To::Own(range) => {
@@ -84,11 +101,17 @@ impl Leads {
                 Self::Within
             }
             To::Section(range, section) => Self::Out(Out {
-                is_plain: is_distance && range.contains(&target),
+                use_: branch_if(is_distance && range.contains(&target)),
                 error: LinkerError::Apart { at, section }.into(),
             }),
+            To::PerCpu(error) => {
+                let is_displacement = form.width == 4 && form.signed;
+                let per_cpu = Use::PerCpu { is_relative: form.relative };
+                let use_ = if is_displacement { per_cpu } else { Use::Nothing };
+                Self::Out(Out { use_, error })
+            }
             To::Host(name) => Self::Out(Out {
-                is_plain: is_distance && target == symbol,
+                use_: branch_if(is_distance && target == symbol),
                 error: LinkerError::HookAddress { at, symbol: name }.into(),
             }),
         })

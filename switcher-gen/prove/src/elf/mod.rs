@@ -3,6 +3,8 @@
 //! | file | purpose |
 //! |---|---|
 //! | `read` | the code of any object or linked file, for checking what others have written |
+//! | `request` | what is asked of a file: names that are not ours, and addresses of data |
+//! | `per_cpu` | what is reached through GS: data of which each CPU has a copy |
 //! | `foreign` | what is read of a file: its code as it lies in memory, and what is assumed of it |
 //! | `places` | where things lie, and how much of them there may be |
 //! | `error` | why it cannot be read |
@@ -41,12 +43,14 @@ mod loaded;
 mod names;
 mod notes;
 mod patched;
+mod per_cpu;
 mod places;
 mod purpose;
 mod reach;
 mod reached;
 mod read;
 mod relocation;
+mod request;
 mod segments;
 mod words;
 
@@ -54,4 +58,5 @@ pub use error::ReadError;
 pub use foreign::{CodeSection, Foreign, Linkage};
 pub use linker_error::LinkerError;
 pub use places::PlaceInFile;
-pub use read::{read, read_file};
+pub use read::{read, read_as, read_file, read_file_as};
+pub use request::{Request, RequestError};

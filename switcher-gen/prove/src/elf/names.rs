@@ -57,6 +57,11 @@ const OTHERS: [Label; 5] =
 const BOUNDS: [[Label; 2]; 2] =
     [[Label::EventStubs, Label::EventStubsEnd], [Label::Routines, Label::RoutinesEnd]];
 
+/// All names that have a meaning.
+pub(super) fn ours() -> impl Iterator<Item = &'static str> {
+    ENTRIES.iter().chain(&OTHERS).map(|label| label.name()).chain(hosts())
+}
+
 /// Whether a file names any routine of a switcher.
 pub(super) fn has_entries<'data, R: Contents<'data>>(
     file: &File<'data, R>,
@@ -74,8 +79,7 @@ impl Names {
     pub(super) fn new<'data, R: Contents<'data>>(
         code: &FileCode<'_, 'data, R>,
     ) -> Result<Self, ReadError> {
-        let labels = ENTRIES.iter().chain(&OTHERS).map(|label| label.name());
-        let known = labels.chain(hosts()).map(|name| (name, Vec::new())).collect();
+        let known = ours().map(|name| (name, Vec::new())).collect();
         let mut names = Self {
             is_object: code.file.is_object(),
             known,
@@ -253,6 +257,17 @@ impl Names {
             entries.extend((0..256).map(|vector| stubs.start + stride * vector));
         }
         Ok(entries)
+    }
+
+    /// Where the IRETQ to a guest is taken to lie, if another file has it.
+    pub(super) fn iretq_elsewhere<'data, R: Contents<'data>>(
+        &self,
+        code: &FileCode<'_, 'data, R>,
+    ) -> Result<Option<u64>, ReadError> {
+        let name = Label::Iretq.name();
+        let is_elsewhere =
+            self.is_object && self.undefined.contains(name) && self.place(name)?.is_none();
+        Ok(if is_elsewhere { code.host(name) } else { None })
     }
 
     /// The event stubs, which are also looked at as they are.

@@ -13,8 +13,9 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKi
 use super::code::{Area, FileCode};
 use super::error::ReadError;
 use super::file::Contents;
-use super::leads::{Across, is_distance_of};
+use super::leads::{Across, Use, is_distance_of};
 use super::linker_error::LinkerError;
+use super::per_cpu;
 use super::places::PlaceInFile;
 
 /// No switcher has more instructions. Code beyond these is not examined.
@@ -145,7 +146,15 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, '_, 'data, R> {
         let fields = decoder.get_constant_offsets(&i);
         let mut is_across = false;
         for (field, out) in glance.out.into_iter().filter(|(field, _)| field.start < end) {
-            if !i.is_invalid() && out.is_plain && is_distance_of(&i, &fields, &field) {
+            let is_used = match out.use_ {
+                _ if i.is_invalid() => false,
+                Use::Branch => is_distance_of(&i, &fields, &field),
+                Use::PerCpu { is_relative } => {
+                    per_cpu::is_displacement_of(&i, &fields, &field, is_relative)
+                }
+                Use::Nothing => false,
+            };
+            if is_used {
                 self.across.insert(field.start);
                 is_across = true;
             } else if sure == Sure::Yes {

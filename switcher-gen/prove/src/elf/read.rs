@@ -22,10 +22,13 @@ use super::layout::{Layout, hosts};
 use super::leads::Across;
 use super::linker_error::LinkerError;
 use super::names::{self, Names};
+use super::per_cpu;
 use super::places::{LIMIT, PlaceInFile};
 use super::purpose::{self, Kept, Told};
 use super::reached::Reached;
+use super::request::Request;
 use super::{loaded, patched, reach, segments};
+use switcher_gen::asm::Label;
 
 /// The code of an x86-64 ELF file.
 ///
@@ -45,7 +48,15 @@ use super::{loaded, patched, reach, segments};
 /// may override, sections that contradict segments. Never panics, and never needs much more memory
 /// than the file, whatever is in it.
 pub fn read(data: &[u8]) -> Result<Foreign, ReadError> {
-    read_from(data)
+    read_as(data, Request::default())
+}
+
+/// The same, with names that are not ours.
+///
+/// # Errors
+/// As [`read()`].
+pub fn read_as(data: &[u8], request: Request) -> Result<Foreign, ReadError> {
+    read_from(data, request)
 }
 
 /// Reads an open file, of which only the parts that are needed come into memory.
@@ -53,14 +64,22 @@ pub fn read(data: &[u8]) -> Result<Foreign, ReadError> {
 /// # Errors
 /// As [`read()`]; a file that cannot be read is a damaged one.
 pub fn read_file(file: &std::fs::File) -> Result<Foreign, ReadError> {
-    let cache = ReadCache::new(file);
-    read_from(OnDisk { cache: &cache, file })
+    read_file_as(file, Request::default())
 }
 
-fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
+/// The same, with names that are not ours.
+///
+/// # Errors
+/// As [`read_file()`].
+pub fn read_file_as(file: &std::fs::File, request: Request) -> Result<Foreign, ReadError> {
+    let cache = ReadCache::new(file);
+    read_from(OnDisk { cache: &cache, file }, request)
+}
+
+fn read_from<'data, R: Contents<'data>>(data: R, request: Request) -> Result<Foreign, ReadError> {
     let length = data.len().unwrap_or_default().min(64);
     check_header(data.read_bytes_at(0, length).unwrap_or_default())?;
-    let file = File::parse(data)?;
+    let file = File::parse(data, request)?;
     let layout = file.is_object().then(|| names::has_entries(&file)).transpose()?;
     let layout = layout.map(|is_switcher| Layout::of(&file, is_switcher));
     let code = FileCode::new(&file, layout)?;
@@ -124,7 +143,7 @@ fn switcher<'data, R: Contents<'data>>(
     if let Some(symbol) = home.and_then(|_| names.hook_in(&ranges)) {
         return Err(ReadError::HookWithin { symbol: symbol.into() });
     }
-    let found = names.within(code, &ranges)?;
+    let mut found = names.within(code, &ranges)?;
     let reached = Reached {
         ranges: &ranges,
         home: home.map_or(0..0, |home| home.range.clone()),
@@ -157,11 +176,27 @@ fn switcher<'data, R: Contents<'data>>(
         .absolute
         .get()
         .map(|(section, offset)| PlaceInFile { section: file.sections[section].text(), offset });
-    let taken = taken(file, &sections, &tables);
+    let mut taken = taken(file, &sections, &tables);
+    if let Some(at) = names.iretq_elsewhere(code)? {
+        found.symbols.insert(Label::Iretq.name().into(), at);
+        pieces.push((at, IRETQ.to_vec()));
+        taken.push(format!(
+            "`{}`, which the object does not have, is an IRETQ, after which nothing is executed",
+            file.request.theirs(Label::Iretq.name())
+        ));
+    }
+    let data = per_cpu::addresses(code)?;
+    if !code.variables.is_empty() {
+        taken.push(String::from(
+            "whoever links the object has each CPU's copy of a per-CPU variable at GS base and the \
+             variable's address, wherever the code lies",
+        ));
+    }
     Ok(Foreign {
         base,
         pieces,
         symbols: found.symbols,
+        data,
         hosts: hosts().filter_map(|name| Some((name, code.host(name)?))).collect(),
         sections,
         linkage: match file.kind {
@@ -176,6 +211,9 @@ fn switcher<'data, R: Contents<'data>>(
         taken,
     })
 }
+
+/// IRETQ, and a trap after it.
+const IRETQ: [u8; 3] = [0x48, 0xCF, 0xCC];
 
 /// Why tables that name the code do no harm.
 fn harmless(tables: &patched::Tables) -> Vec<String> {

@@ -17,6 +17,8 @@ pub(crate) struct Looks {
     pub(crate) value: Option<u64>,
     /// Whether that is an address of the code.
     pub(crate) is_label: bool,
+    /// Whether it is a number, which does not move with the code.
+    pub(crate) is_number: bool,
     /// Where it leaves the code for: a symbol of the host's, or elsewhere.
     pub(crate) leaves: Option<Option<HostSymbol>>,
     pub(crate) windows: Vec<Window>,
@@ -54,6 +56,7 @@ pub(crate) fn looks(target: &Target, at: u64, in_line: bool) -> Looks {
         bytes,
         value,
         is_label: value.is_some_and(|value| target.has_label(value)),
+        is_number: program.linked_gs(&i).is_some(),
         leaves: leaves.then(|| target.of_host(to)),
         windows: windows.collect(),
         is_iretq: target.iretq == Some(at),

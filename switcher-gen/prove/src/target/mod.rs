@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use iced_x86::{Mnemonic, OpKind};
 
-use crate::elf::{Foreign, ReadError};
+use crate::elf::{Foreign, Linkage, ReadError};
 use crate::setting::Setting;
 use crate::target::overlap::Overlap;
 use switcher_gen::asm::{HostSymbol, LINE, Label, Window};
@@ -97,13 +97,23 @@ impl Target {
     /// else.
     pub const LIMIT: usize = 10_000;
 
+    /// The address that is assumed for a symbol of the host's which one of our own images calls. It
+    /// is within reach of the code and overlaps nothing. Of an object,
+    /// [`Foreign::hosts`] says it.
+    #[must_use]
+    pub fn place_of_host(name: &str) -> Option<u64> {
+        let mut known = HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS);
+        let index = known.position(|symbol| symbol.0 == name)?;
+        Some(Self::BASE - (1 << 24) + 0x100 * index as u64)
+    }
+
     /// One of our own images.
     #[must_use]
     pub fn image(image: &Image) -> Self {
         let at = |label| Self::BASE + u64::from(image.offset(label));
-        let of_host = |symbol: HostSymbol| Foreign::of_host(symbol.0);
+        let place = |symbol: HostSymbol| Self::place_of_host(symbol.0);
         // All that an image refers to is known, and within reach.
-        let linked = image.link(Self::BASE, of_host).expect("an image refers to nothing else");
+        let linked = image.link(Self::BASE, place).expect("an image refers to nothing else");
         let gate = |vector| {
             let Gate { offset, ist, dpl } = image.gate(vector);
             TargetGate { vector, address: Self::BASE + u64::from(offset), ist, dpl }
@@ -122,8 +132,8 @@ impl Target {
             windows: Some(windows.collect()),
             gates: Some((0..=u8::MAX).map(gate).collect()),
             routines: Some(at(Label::Routines)..at(Label::RoutinesEnd)),
-            hooks: HostSymbol::HOOKS.map(|symbol| of_host(symbol).unwrap_or_default()),
-            returns: HostSymbol::RETURNS.map(|symbol| of_host(symbol).unwrap_or_default()),
+            hooks: HostSymbol::HOOKS.map(|symbol| place(symbol).unwrap_or_default()),
+            returns: HostSymbol::RETURNS.map(|symbol| place(symbol).unwrap_or_default()),
             setting: Setting::from(image.variant()),
             limit: Self::LIMIT,
             assumed: Vec::new(),
@@ -166,9 +176,16 @@ impl Target {
             let taken = foreign.hosts.get(symbol.0).copied();
             own.or(taken).unwrap_or_default()
         };
-        let program = Program::of_pieces(foreign.base, foreign.pieces.clone());
+        let mut program = Program::of_pieces(foreign.base, foreign.pieces.clone());
+        if foreign.absolute.is_some() {
+            program = program.fixed();
+        }
+        // What is loaded anywhere finds no per-CPU data by where it is linked.
+        if foreign.linkage != Linkage::Movable {
+            program = program.with_linked_gs();
+        }
         let target = Self {
-            program: if foreign.absolute.is_some() { program.fixed() } else { program },
+            program,
             enter_guest: required(Label::EnterGuest)?,
             return_from_guest: required(Label::ReturnFromGuest)?,
             syscall_64: required(Label::Syscall64)?,

@@ -1,0 +1,140 @@
+//! Data of which each CPU has a copy, and which code reaches through GS: Linux's per-CPU variables.
+//!
+//! An object refers to such a variable by its symbol, relative to RIP or as a number, and what the
+//! CPU accesses is GS base and the symbol's address. Where that is, whoever links the kernel
+//! decides, so the variables of an object lie where a hash of the file says.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use iced_x86::{ConstantOffsets, Instruction, Mnemonic, Register};
+
+use super::code::FileCode;
+use super::error::ReadError;
+use super::file::{Contents, Of, Section};
+use super::layout::Layout;
+use std::ops::Range;
+
+/// Where the variables of an object are taken to lie: with the code in the last 2 GiB of addresses,
+/// so that every form of reference reaches them.
+const START: u64 = 0xFFFF_FFFF_E000_0000;
+/// How far apart the places of two of them are.
+const SLOT: u64 = 4 << 20;
+/// How large each may be.
+const MOST: u64 = 2 << 20;
+/// How many of them there is room for.
+const SLOTS: usize = 127;
+
+/// What has a place of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Variable {
+    /// A variable that the object does not have.
+    Undefined(String),
+    /// A section of the object, by its number.
+    Section(usize),
+}
+
+/// The variables that code was found to refer to, in the order in which it was.
+#[derive(Default)]
+pub(super) struct Variables(RefCell<Vec<(Variable, u64)>>);
+
+impl Variables {
+    /// Where a variable lies, from now on if it has no place yet.
+    pub(super) fn place(&self, variable: Variable, layout: &Layout) -> Result<u64, ReadError> {
+        let mut all = self.0.borrow_mut();
+        if let Some((_, place)) = all.iter().find(|(known, _)| *known == variable) {
+            return Ok(*place);
+        }
+        if all.len() >= SLOTS {
+            return Err(ReadError::TooLarge { what: "the per-CPU variables" });
+        }
+        let place = START + SLOT * all.len() as u64 + layout.variable(all.len() as u64, MOST);
+        all.push((variable, place));
+        Ok(place)
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
+    /// Where a variable lies that has a place.
+    fn known(&self, variable: &Variable) -> Option<u64> {
+        let all = self.0.borrow();
+        all.iter().find(|(known, _)| known == variable).map(|(_, place)| *place)
+    }
+
+    /// The variables that the object does not have.
+    fn undefined(&self) -> Vec<(String, u64)> {
+        let all = self.0.borrow();
+        let undefined = all.iter().filter_map(|(variable, place)| match variable {
+            Variable::Undefined(name) => Some((name.clone(), *place)),
+            Variable::Section(_) => None,
+        });
+        undefined.collect()
+    }
+}
+
+/// Whether a section holds per-CPU variables, by its name in Linux.
+pub(super) fn is_section(section: &Section<'_>) -> bool {
+    let name = section.text();
+    [".data..percpu", ".data.percpu"].iter().any(|known| {
+        name.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    }) && !section.is_code()
+        && section.size <= MOST
+}
+
+/// Whether `field` is the displacement of an operand in memory through GS, counted from RIP or not.
+pub(super) fn is_displacement_of(
+    i: &Instruction,
+    fields: &ConstantOffsets,
+    field: &Range<u64>,
+    is_relative: bool,
+) -> bool {
+    i.memory_segment() == Register::GS
+        && i.mnemonic() != Mnemonic::Lea
+        && i.is_ip_rel_memory_operand() == is_relative
+        && fields.displacement_size() == 4
+        && i.ip() + fields.displacement_offset() as u64 == field.start
+        && field.end - field.start == 4
+}
+
+/// The addresses, relative to GS base, of the variables that the code refers to and of those that
+/// are wanted, by their names.
+pub(super) fn addresses<'data, R: Contents<'data>>(
+    code: &FileCode<'_, 'data, R>,
+) -> Result<BTreeMap<String, u64>, ReadError> {
+    let mut found: BTreeMap<String, u64> = code.variables.undefined().into_iter().collect();
+    let mut globals = BTreeMap::new();
+    for symbol in code.file.symbols() {
+        let symbol = symbol?;
+        let Ok(name) = std::str::from_utf8(symbol.name) else { continue };
+        if !code.file.request.wants(name) {
+            continue;
+        }
+        let address = match symbol.of {
+            Of::Section(section) if code.file.is_object() => {
+                let start = code.variables.known(&Variable::Section(section));
+                start.map(|start| start.wrapping_add(symbol.value))
+            }
+            Of::Section(_) | Of::Absolute => Some(symbol.value),
+            Of::Undefined | Of::Common | Of::Other => None,
+        };
+        let Some(address) = address else { continue };
+        // Other files see the global one of several.
+        let is_global = !symbol.is_local();
+        match globals.insert(name.to_owned(), is_global) {
+            Some(true) if !is_global => {
+                globals.insert(name.to_owned(), true);
+                continue;
+            }
+            Some(before) if before == is_global && found.get(name) != Some(&address) => {
+                let at = found.get(name).copied().into_iter().chain([address]).collect();
+                return Err(ReadError::Ambiguous { symbol: symbol.text(), at });
+            }
+            _ => {}
+        }
+        found.insert(name.to_owned(), address);
+    }
+    Ok(found)
+}

@@ -1,0 +1,124 @@
+//! What is asked of a file: how its symbols are called where they are not called as ours, and which
+//! addresses of its data are wanted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::error::likeness;
+use super::names;
+
+/// What is asked of a file. Nothing, as a rule: the symbols have our names.
+///
+/// ```
+/// use switcher_prove::elf::Request;
+///
+/// let request = Request::default()
+///     .with_symbol("entry_IRETQ_switcher", "native_irq_return_iret")?
+///     .with_data("cpu_tss_rw");
+/// # Ok::<(), switcher_prove::elf::RequestError>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// Our names, by theirs.
+    symbols: BTreeMap<String, &'static str>,
+    /// The symbols of data of which the addresses are wanted.
+    data: BTreeSet<String>,
+}
+
+/// Why something cannot be asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// No symbol of ours has this name.
+    #[error("no symbol of ours is called `{name}`: there is `{}`", .known.join("`, `"))]
+    Unknown {
+        /// The name.
+        name: String,
+        /// All that there are, the most similar ones first.
+        known: Vec<&'static str>,
+    },
+    /// A symbol of ours cannot be two of theirs.
+    #[error("`{name}` cannot be both `{first}` and `{second}`: leave one")]
+    Twice {
+        /// Our name, or theirs.
+        name: String,
+        /// What it is already.
+        first: String,
+        /// What it should be as well.
+        second: String,
+    },
+}
+
+impl Request {
+    /// The symbol `ours` is called `theirs`.
+    ///
+    /// # Errors
+    /// If no symbol of ours has that name, or if one of the two names is taken.
+    pub fn with_symbol(mut self, ours: &str, theirs: &str) -> Result<Self, RequestError> {
+        let Some(ours) = names::ours().find(|name| *name == ours) else {
+            let mut known: Vec<_> = names::ours().collect();
+            known.sort_by_key(|name| std::cmp::Reverse(likeness(name, ours)));
+            return Err(RequestError::Unknown { name: ours.into(), known });
+        };
+        let twice = |name: &str, first: &str, second: &str| {
+            let [name, first, second] = [name, first, second].map(str::to_owned);
+            Err(RequestError::Twice { name, first, second })
+        };
+        let other = self.symbols.iter().find(|(name, of)| **of == ours && *name != theirs);
+        if let Some((first, _)) = other {
+            return twice(ours, first, theirs);
+        }
+        match self.symbols.insert(theirs.into(), ours) {
+            Some(first) if first != ours => twice(theirs, first, ours),
+            _ => Ok(self),
+        }
+    }
+
+    /// The address of this symbol of data is wanted: [`Foreign::data`](super::Foreign::data) has
+    /// it, if the file does.
+    #[must_use]
+    pub fn with_data(mut self, symbol: &str) -> Self {
+        self.data.insert(symbol.into());
+        self
+    }
+
+    /// What a symbol of theirs is called here.
+    pub(super) fn ours(&self, theirs: &[u8]) -> Option<&'static str> {
+        self.symbols.get(std::str::from_utf8(theirs).ok()?).copied()
+    }
+
+    /// How a symbol of ours is called in the file.
+    #[must_use]
+    pub fn theirs<'a>(&'a self, ours: &'a str) -> &'a str {
+        let named = self.symbols.iter().find(|(_, name)| **name == ours);
+        named.map_or(ours, |(theirs, _)| theirs)
+    }
+
+    /// Whether the address of this symbol is wanted.
+    pub(super) fn wants(&self, data: &str) -> bool {
+        self.data.contains(data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_of_ours_and_has_one_of_theirs() {
+        let request = Request::default().with_symbol("entry_IRETQ_switcher", "native").unwrap();
+        assert_eq!(request.ours(b"native"), Some("entry_IRETQ_switcher"));
+        assert_eq!(request.theirs("entry_IRETQ_switcher"), "native");
+        assert_eq!(request.theirs("switcher_enter_guest"), "switcher_enter_guest");
+        let again = request.clone().with_symbol("entry_IRETQ_switcher", "native");
+        assert!(again.is_ok());
+        let two = request.clone().with_symbol("entry_IRETQ_switcher", "other");
+        assert!(matches!(two, Err(RequestError::Twice { .. })), "{two:?}");
+        let two = request.with_symbol("switcher_enter_guest", "native");
+        assert!(matches!(two, Err(RequestError::Twice { .. })), "{two:?}");
+        let Err(RequestError::Unknown { known, .. }) =
+            Request::default().with_symbol("entry_IRETQ", "x")
+        else {
+            panic!("it is none of ours")
+        };
+        assert_eq!(known[0], "entry_IRETQ_switcher");
+    }
+}
