@@ -6,11 +6,12 @@
 //! that nobody may store to are as they were, and RIP is an address of the code's. Where RSP has to
 //! be a stack is in `run/blocking.rs`.
 
+use crate::layouts::ExtraField;
 use crate::obligation;
 use crate::obligation::Obligation;
 use crate::setting::Setting;
 use switcher_gen::arch::RFlags;
-use switcher_gen::layout::{SwitchFlags, TssExtra};
+use switcher_gen::layout::SwitchFlags;
 use switcher_model::{CpuModel, Domain, RegionName, State as Machine};
 
 /// One thing that holds at every boundary.
@@ -34,7 +35,7 @@ pub(crate) fn conditions<D: Domain>(
     in_routines: D::Bit,
 ) -> [Condition<D>; 5] {
     let extra = state.memory.region(RegionName::TssExtra).expect("every world has all regions");
-    let at = setting.block.tss_extra + TssExtra::switch_flags.bytes() as i64;
+    let at = setting.own_extra_at(ExtraField::SwitchFlags);
     let clear = |flags: RFlags| d.not(d.any(state.rflags(d), flags.bits()));
     [
         Condition {

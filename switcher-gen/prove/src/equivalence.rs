@@ -5,18 +5,18 @@ use std::ops::ControlFlow;
 use crate::bad_code::BadCode;
 use crate::entry::{Entry, EntryPoints};
 use crate::goal::{Goal, Goals};
+use crate::layouts::ExtraField;
 use crate::prover::{Prover, Unknowns, assume};
 use crate::run::end::End;
 use crate::run::execute::execute;
 use crate::run::watch::Watch;
-use crate::setting::BlockOffsets;
 use crate::target::Target;
 use crate::theorem::Theorem;
 use crate::world::Saved;
 use crate::world::name::Source;
 use crate::{obligation, run, world};
 use switcher_gen::arch::Vendor;
-use switcher_gen::layout::{FarFrame, PtRegs, Revision, Tss, TssExtra};
+use switcher_gen::layout::{FarFrame, PtRegs, Revision, Tss};
 use switcher_model::symbolic::{Symbolic, Validity as Answer};
 use switcher_model::{ARITHMETIC, Domain, Gpr, RegionName, State as Machine};
 
@@ -90,9 +90,9 @@ pub(crate) fn compare_runs<D: Domain>(
     for ((name, a), (_, b)) in others(a).into_iter().zip(others(b)) {
         goals.equal(d, same, name, a, b);
     }
-    let BlockOffsets { tss, tss_extra } = world.setting.block;
+    let tss = world.setting.block.tss;
     let sp2 = tss + Tss::sp2.bytes() as i64;
-    let smod_rsp = tss_extra + TssExtra::smod_rsp.bytes() as i64;
+    let smod_rsp = world.setting.own_extra_at(ExtraField::SmodRsp);
     let has_smod_rsp = world.setting.revision() == Revision::V2024;
     let frame = -(size_of::<PtRegs>() as i64);
     for (a, b) in a.memory.regions.iter().zip(&b.memory.regions) {

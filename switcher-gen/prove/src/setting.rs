@@ -3,6 +3,8 @@
 use std::hash::Hash;
 use switcher_spec::Host;
 
+use crate::layouts::{ExtraField, LayoutError, Places, PvcsField};
+
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::Revision;
 use switcher_gen::{Variant, layout};
@@ -53,13 +55,19 @@ pub struct Setting {
     pub sfmask: RFlags,
     /// What its CPUs have besides what the variant implies.
     pub features: Features,
+    /// Where the fields of the switcher's data lie.
+    pub(crate) extra: Places<ExtraField>,
+    /// Where the fields of the PVCS lie.
+    pub(crate) pvcs: Places<PvcsField>,
 }
 
 impl From<&Variant> for Setting {
     /// The setting of our own images.
     fn from(variant: &Variant) -> Self {
         let (block, sfmask) = (BlockOffsets::default(), RFlags::SYSCALL_CLEARS);
-        Self { variant: *variant, block, sfmask, features: Features::empty() }
+        let (extra, pvcs) =
+            (Places::<ExtraField>::ours(), Places::<PvcsField>::ours(variant.revision()));
+        Self { variant: *variant, block, sfmask, features: Features::empty(), extra, pvcs }
     }
 }
 
@@ -80,6 +88,36 @@ impl Setting {
     #[must_use]
     pub const fn with_features(self, features: Features) -> Self {
         Self { features, ..self }
+    }
+
+    /// With the switcher's data in a struct like this one.
+    ///
+    /// # Errors
+    /// If a field is missing that the variant needs.
+    pub fn with_extra(self, extra: Places<ExtraField>) -> Result<Self, LayoutError> {
+        let ibrs = self.variant.mitigations().ibrs;
+        extra.check(ibrs, self.variant.pku())?;
+        Ok(Self { extra, ..self })
+    }
+
+    /// With the PVCS in a struct like this one.
+    ///
+    /// # Errors
+    /// If a field is missing that the variant needs.
+    pub fn with_pvcs(self, pvcs: Places<PvcsField>) -> Result<Self, LayoutError> {
+        pvcs.check(self.revision(), self.variant.pku())?;
+        Ok(Self { pvcs, ..self })
+    }
+
+    /// Where a field of the switcher's data lies, from the address of the per-CPU block on; `None`
+    /// if there is none, which the variant does not need then.
+    pub(crate) fn extra_at(&self, field: ExtraField) -> Option<i64> {
+        self.extra.at(field).map(|at| self.block.tss_extra + at)
+    }
+
+    /// The same of a field that every struct has.
+    pub(crate) fn own_extra_at(&self, field: ExtraField) -> i64 {
+        self.extra_at(field).expect("a struct without this field was refused")
     }
 
     /// What the PVCS looks like.

@@ -6,7 +6,9 @@ mod gas;
 use switcher_gen::layout::{IretFrame, PtRegs, Pvcs, PvcsV2026, Revision, Tss, TssExtra};
 use switcher_gen::{Hazard, Policy, Variant};
 use switcher_prove::elf;
-use switcher_prove::{BadCode, BlockOffsets, Prover, Setting, Target, Verdict};
+use switcher_prove::{
+    BadCode, BlockOffsets, ExtraField, Places, Prover, PvcsField, Setting, Target, Verdict,
+};
 
 fn setting(block: BlockOffsets) -> Setting {
     Setting::from(&Variant::REFERENCE).with_block(block)
@@ -47,6 +49,74 @@ fn its_data_may_lie_anywhere_but_must_lie_where_it_is_said_to() {
         panic!("not refuted")
     };
     assert_eq!(found.obligation.name, "memory", "{found}");
+}
+
+/// Somebody else's structs: fields in another order, others between them, and a larger PVCS.
+#[test]
+fn its_structs_may_be_laid_out_in_another_way() {
+    let extra = [
+        ("HOST_CR3", "host_cr3", 0x00, 0x00),
+        ("HOST_RSP", "host_rsp", 0x08, 0x08),
+        ("ENTER_CR3", "enter_cr3", 0x10, 0x18),
+        ("SWITCH_FLAGS", "switch_flags", 0x40, 0x80),
+        ("SMOD_CR3", "smod_cr3", 0x48, 0x90),
+        ("UMOD_CR3", "umod_cr3", 0x50, 0x88),
+        ("PVCS", "pvcs", 0x58, 0xC8),
+        ("RETU_RIP", "retu_rip", 0x60, 0x98),
+        ("SMOD_ENTRY", "smod_entry", 0x68, 0xA0),
+        ("SMOD_GSBASE", "smod_gsbase", 0x70, 0xA8),
+        ("SMOD_RSP", "smod_rsp", 0x78, 0xB0),
+    ];
+    let pvcs = [
+        ("PVCS_USER_CS_SS", "user_cs", 0x40, 0x100),
+        ("PVCS_USER_GSBASE", "user_gsbase", 0x50, 0x108),
+        ("PVCS_EFLAGS", "eflags", 0x58, 0x88),
+        ("PVCS_RIP", "rip", 0x60, 0x90),
+        ("PVCS_RSP", "rsp", 0x68, 0x98),
+        ("PVCS_RCX", "rcx", 0x70, 0xA0),
+        ("PVCS_R11", "r11", 0x78, 0xA8),
+    ];
+    let mut source = gas::SWITCHER.to_owned();
+    for (name, _, from, to) in extra {
+        let line = |at| format!("\t.set\t{name}, GS_TSS_EXTRA + {at:#04X}\n").replace("0X", "0x");
+        source = gas::replaced(&source, &[(&line(from), &line(to))]);
+    }
+    for (name, _, from, to) in pvcs {
+        let line = |at| format!("\t.set\t{name}, {at:#04X}\n").replace("0X", "0x");
+        source = gas::replaced(&source, &[(&line(from), &line(to))]);
+    }
+    let named = |fields: &[(&str, &'static str, u64, u64)]| {
+        fields.iter().map(|(_, name, _, to)| (*name, *to, None)).collect::<Vec<_>>()
+    };
+    let theirs = Places::<ExtraField>::new(
+        Some(0xD0),
+        named(&extra).into_iter().chain([("host_gs_base", 0x10, Some(8))]),
+    );
+    let shared = named(&pvcs).into_iter().chain([("user_ss", 0x102, Some(2))]);
+    let setting = setting(BlockOffsets::default())
+        .with_extra(theirs.unwrap())
+        .unwrap()
+        .with_pvcs(Places::<PvcsField>::new(Some(0x200), shared).unwrap())
+        .unwrap();
+    let of = |source: &str| {
+        let foreign = elf::read(&gas::assemble(source, &[])).unwrap();
+        Target::foreign(&foreign, setting).unwrap()
+    };
+    let verdict = prove(&of(&source));
+    assert!(matches!(verdict, Verdict::Proved(_)), "{verdict:?}");
+    // It is no other layout's.
+    let Verdict::Refuted(_) = prove(&of(gas::SWITCHER)) else { panic!("not refuted") };
+    // What only they have is the host's: nobody may change it, and no guest may learn it.
+    for (from, to, obligation) in [
+        ("\tpopq\t%rdi\n\t/* orig", "\tpopq\t%rdi\n\tmovq\t%rdi, %gs:0x90\n\t/* orig", "kept"),
+        ("\tpopq\t%rdi\n\t/* orig", "\tmovq\t%gs:0x90, %rdi\n\t/* orig", "no-host-value"),
+    ] {
+        let broken = of(&gas::replaced(&source, &[(from, to)]));
+        let Verdict::Refuted(found) = prove(&broken) else { panic!("{to:?} is not refuted") };
+        let findings = Prover::default().findings(&broken).unwrap();
+        let names: Vec<_> = findings.refuted.iter().map(|f| f.obligation.name).collect();
+        assert!(names.contains(&obligation), "{to:?}: {names:?}\n{found}");
+    }
 }
 
 /// A field of the PVCS, from where the one of 2024 has it to where that of 2026 does.

@@ -5,7 +5,7 @@
 
 use bitflags::bitflags;
 
-use super::{AsmLayout, Offset};
+use super::{AsmLayout, Layout, Offset};
 
 /// The revision of the PVCS's layout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +16,17 @@ pub enum Revision {
     V2024,
     /// The layout of 2026, [`PvcsV2026`]: RSP passes through every direct switch.
     V2026,
+}
+
+impl Revision {
+    /// The struct of this revision.
+    #[must_use]
+    pub const fn layout(self) -> &'static Layout {
+        match self {
+            Self::V2024 => Pvcs::LAYOUT,
+            Self::V2026 => PvcsV2026::LAYOUT,
+        }
+    }
 }
 
 bitflags! {

@@ -31,9 +31,10 @@ use std::fmt;
 use iced_x86::{FlowControl, Mnemonic, Register};
 use serde::{Serialize, Serializer};
 
+use crate::layouts::ExtraField;
 use crate::{Prover, Setting, Target, Theorem, Unexplored, Walk, read_extra, read_pvcs};
 use switcher_gen::arch::RFlags;
-use switcher_gen::layout::{PtRegs, SwitchFlags, TssExtra};
+use switcher_gen::layout::{PtRegs, SwitchFlags};
 use switcher_model::symbolic::{Bit, Symbolic, Validity, Word};
 use switcher_model::{CpuModel, Domain, Effect, Gpr, Observer, RegionName, State};
 
@@ -279,7 +280,7 @@ impl Observer<Symbolic> for Meter {
     fn observe(&mut self, d: &Symbolic, state: &State<Symbolic>, event: Effect<Word>) {
         match event {
             Effect::Execute(_) => {
-                let at = self.setting.block.tss_extra + TssExtra::switch_flags.bytes() as i64;
+                let at = self.setting.own_extra_at(ExtraField::SwitchFlags);
                 let extra = state.memory.region(RegionName::TssExtra);
                 self.switch_flags = extra.map(|extra| extra.read(d, at, 8));
                 if self.start.is_none() {

@@ -6,15 +6,16 @@ use std::rc::Rc;
 
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, Register};
 
+use crate::layouts::{Places, PvcsField};
 use crate::mutate::operators::{
     immediates, is_jump, is_sensitive, lookalikes, memory_operand, of_the_host, prefixes,
     registers, sizes,
 };
 use crate::mutate::{Edit, Inserted, Mutant, Operator, behind, nops};
+use crate::setting::BlockOffsets;
 use crate::target::Target;
-use switcher_gen::layout::{
-    AsmLayout, Layout, PerCpu, PtRegs, Pvcs, PvcsV2026, Revision, Tss, TssExtra,
-};
+use crate::world::fields::{FieldAt, extra_fields, pvcs_fields};
+use switcher_gen::layout::{AsmLayout, Layout, PerCpu, PtRegs, Tss};
 
 /// The code as instructions, to be changed and assembled again.
 #[derive(Debug)]
@@ -308,20 +309,26 @@ impl Listing {
     /// elsewhere.
     fn siblings(&self, old: i64, per_cpu: bool) -> Vec<i64> {
         let setting = &self.target.setting;
-        let pvcs = match setting.revision() {
-            Revision::V2024 => Pvcs::LAYOUT,
-            Revision::V2026 => PvcsV2026::LAYOUT,
+        let of = |layout: &Layout| layout.fields.iter().map(|f| f.offset as i64).collect();
+        let places = |fields: &[Option<FieldAt>]| {
+            fields.iter().flatten().map(|(_, at, _)| *at).collect::<Vec<_>>()
         };
-        let structs: &[(&Layout, i64)] = if per_cpu {
-            &[(Tss::LAYOUT, setting.block.tss), (TssExtra::LAYOUT, setting.block.tss_extra)]
+        let structs: Vec<(Vec<i64>, i64)> = if per_cpu {
+            let BlockOffsets { tss, tss_extra } = setting.block;
+            vec![(of(Tss::LAYOUT), tss), (places(&extra_fields(setting)), tss_extra)]
         } else {
+            let pvcs = match setting.pvcs == Places::<PvcsField>::ours(setting.revision()) {
+                true => of(setting.revision().layout()),
+                false => places(&pvcs_fields(setting)),
+            };
             // A frame's base register points to its start or to its end.
-            &[(pvcs, 0), (PtRegs::LAYOUT, 0), (PtRegs::LAYOUT, -(size_of::<PtRegs>() as i64))]
+            let frame: Vec<i64> = of(PtRegs::LAYOUT);
+            vec![(pvcs, 0), (frame.clone(), 0), (frame, -(size_of::<PtRegs>() as i64))]
         };
-        let fields = |&(layout, base): &(&Layout, i64)| {
-            let all: Vec<_> = layout.fields.iter().map(|f| base + f.offset as i64).collect();
+        let fields = |(fields, base): (Vec<i64>, i64)| {
+            let all: Vec<_> = fields.into_iter().map(|at| base + at).collect();
             if all.contains(&old) { all } else { Vec::new() }
         };
-        structs.iter().flat_map(fields).collect()
+        structs.into_iter().flat_map(fields).collect()
     }
 }

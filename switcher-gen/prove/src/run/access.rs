@@ -1,12 +1,12 @@
 //! What must hold of an access to memory: where it may go, on which root, and what it may store.
 
 use crate::goal::Goals;
+use crate::layouts::ExtraField;
 use crate::obligation;
 use crate::run::origins::is_a_leak;
 use crate::run::stores::Store;
 use crate::run::watch::Watch;
 use crate::run::{locked, stores};
-use switcher_gen::layout::TssExtra;
 use switcher_model::{Access, Domain, Origin, Place, RegionName, State as Machine};
 
 impl<'a, D: Domain> Watch<'a, D> {
@@ -81,8 +81,7 @@ impl<'a, D: Domain> Watch<'a, D> {
     ) -> Option<(usize, usize)> {
         let Place { region, index, size } = access.place;
         let region = &state.memory.regions[region];
-        let block = self.entry.target.setting.block.tss_extra;
-        let flags = block + TssExtra::switch_flags.bytes() as i64;
+        let flags = self.entry.target.setting.own_extra_at(ExtraField::SwitchFlags);
         let at = usize::try_from(region.offset(index) - flags).ok()?;
         let is_there = region.name == RegionName::TssExtra && at + size <= 8;
         (is_there && !access.store).then_some((at, size))

@@ -136,7 +136,7 @@ fn specified<D: Domain>(
     let decided_on = world.flags_to_decide_on(to_guest);
     spec.tss_extra.switch_flags = decided_on;
     if is_met(world, theorem) {
-        let fields = pvcs_fields(world.setting.revision());
+        let fields = pvcs_fields(&world.setting);
         let [cs, ss, gs_base, eflags, pkru, rip, rsp, rcx, r11] = fields;
         let before = world.spec.pvcs;
         let is_usual = |selector: u16| {

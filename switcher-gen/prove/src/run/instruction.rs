@@ -1,11 +1,11 @@
 //! What must hold before each instruction of ring 0, whatever it is.
 
 use crate::goal::Goals;
+use crate::layouts::ExtraField;
 use crate::obligation;
 use crate::run::watch::Watch;
 use switcher_gen::arch::RFlags;
 use switcher_gen::asm::Window;
-use switcher_gen::layout::TssExtra;
 use switcher_model::{Domain, Gpr, RegionName, State as Machine};
 
 impl<'a, D: Domain> Watch<'a, D> {
@@ -37,7 +37,7 @@ impl<'a, D: Domain> Watch<'a, D> {
     /// run, CR3 is the host's, or the root that an event has interrupted.
     fn running(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
         let extra = state.memory.region(RegionName::TssExtra).expect("every world has all regions");
-        let at = self.entry.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
+        let at = self.entry.target.setting.own_extra_at(ExtraField::HostRsp);
         let running = d.any(extra.read(d, at, 8), u64::MAX);
         let mut holds = d.either(d.eq(state.cr3, self.start.block.host_cr3), running);
         if let Some(root) =

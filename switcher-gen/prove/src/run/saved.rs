@@ -3,6 +3,7 @@
 use crate::bad_code::BadCode;
 use crate::entry::EntryPoints;
 use crate::goal::Goals;
+use crate::layouts::ExtraField;
 use crate::run::end::End;
 use crate::run::execute;
 use crate::run::watch::Watch;
@@ -12,7 +13,6 @@ use crate::theorem::Theorem;
 use crate::world::name::{Name, Object, Part, Source};
 use crate::world::{Saved, World, region_of};
 use switcher_gen::arch::RFlags;
-use switcher_gen::layout::TssExtra;
 use switcher_model::{Domain, RegionName};
 
 /// What the `switcher_enter_guest` of a target leaves on the host's stack, found by entering a
@@ -38,7 +38,7 @@ pub fn saved<D: Domain>(
         return Ok(None);
     };
     let extra = region_of(&world, RegionName::TssExtra);
-    let at = world.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
+    let at = world.setting.own_extra_at(ExtraField::HostRsp);
     let host_rsp = extra.read(d, at, 8);
     Ok(Some(Saved { stack: region_of(&world, RegionName::HostStack).cells.to_vec(), host_rsp }))
 }

@@ -7,11 +7,12 @@
 //! one of them is a failure by itself. What is left, a routine's own scratch and its results, is
 //! compared at its end.
 
+use crate::layouts::ExtraField;
 use crate::setting::Setting;
 use crate::theorem::Theorem;
 use crate::world::fields::pvcs_fields;
 use switcher_gen::arch::Msr;
-use switcher_gen::layout::{SwitchFlags, Tss, TssExtra};
+use switcher_gen::layout::{SwitchFlags, Tss};
 use switcher_model::RegionName;
 use switcher_model::program::Op;
 
@@ -31,7 +32,6 @@ impl Store {
     pub(crate) fn is_allowed(self, theorem: Theorem, setting: &Setting) -> bool {
         let block = setting.block;
         let tss = |field: usize| block.tss + field as i64;
-        let extra = |field: usize| block.tss_extra + field as i64;
         let is_within = |start: i64, size: usize| {
             start <= self.at && self.at + self.size as i64 <= start + size as i64
         };
@@ -41,9 +41,10 @@ impl Store {
             // This field is scratch. The CPU reads all others when an event comes.
             RegionName::Tss => !theorem.is_of_events() && is_within(tss(Tss::sp2.bytes()), 8),
             RegionName::TssExtra => {
-                let of_syscall = [TssExtra::switch_flags.bytes(), TssExtra::smod_rsp.bytes()];
+                let of_syscall = [ExtraField::SwitchFlags, ExtraField::SmodRsp];
                 let is_host_rsp = self.is_to_host_rsp(setting) && self.size == 8;
-                let mut of_syscall = of_syscall.into_iter().map(extra);
+                let mut of_syscall =
+                    of_syscall.into_iter().map(|field| setting.own_extra_at(field));
                 is_host_rsp && !interrupts && theorem != Theorem::SyscallCompat
                     || theorem == Theorem::Syscall64 && of_syscall.any(|at| is_within(at, 8))
             }
@@ -51,7 +52,7 @@ impl Store {
             // rest of the page, and PKRU where the switcher does not switch it, is the guest's own.
             RegionName::Pvcs => {
                 let has_keys = setting.variant.pku();
-                let fields = || pvcs_fields(setting.revision()).into_iter().flatten();
+                let fields = || pvcs_fields(setting).into_iter().flatten();
                 let own = |byte: i64| {
                     let mut own = fields().filter(|(name, ..)| has_keys || *name != "pkru");
                     own.any(|(_, at, size)| (at..at + size as i64).contains(&byte))
@@ -77,14 +78,14 @@ impl Store {
 
     /// Whether it goes to host_rsp, by its first byte.
     pub(crate) fn is_to_host_rsp(self, setting: &Setting) -> bool {
-        let at = setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
+        let at = setting.own_extra_at(ExtraField::HostRsp);
         self.region == RegionName::TssExtra && self.at == at
     }
 
     /// If it goes to switch_flags, the bits of what is stored that are a hook's to set: it may do
     /// so between any two instructions.
     pub(crate) fn hooks_bits(self, setting: &Setting) -> Option<u64> {
-        let at = setting.block.tss_extra + TssExtra::switch_flags.bytes() as i64;
+        let at = setting.own_extra_at(ExtraField::SwitchFlags);
         let is_there = self.region == RegionName::TssExtra && (at..at + 8).contains(&self.at);
         is_there.then(|| !SwitchFlags::MODE_TOGGLE.bits() >> (8 * (self.at - at)))
     }

@@ -5,7 +5,7 @@ use crate::obligation;
 use crate::obligation::Obligation;
 use crate::run::watch::Watch;
 use crate::setting::BlockOffsets;
-use crate::world::fields::{EXTRA_FIELDS, FieldAt, pvcs_fields};
+use crate::world::fields::{FieldAt, extra_fields, pvcs_fields};
 use crate::world::name::{Object, is_scratch};
 use crate::world::{World, entries, region_of};
 use switcher_gen::layout::Tss;
@@ -57,20 +57,22 @@ pub(crate) fn memory<D: Domain>(
         e.guest_spec_ctrl,
         e.smod_pkru,
     ];
-    let fields = EXTRA_FIELDS.into_iter().zip(values).map(|((name, at, size), value)| {
+    let fields = extra_fields(&world.setting).into_iter().zip(values);
+    let fields = fields.filter_map(|(field, value)| {
+        let (name, at, size) = field?;
         let obligation = match name {
             "switch_flags" => obligation::SWITCH_FLAGS,
             "host_rsp" => obligation::EXIT_HOST_RSP,
             _ => obligation::TSS_EXTRA,
         };
         let is_scratch = is_scratch(Object::TssExtra, name, world.setting.revision());
-        ((name, tss_extra + at, size), (!is_scratch).then_some(value), obligation)
+        Some(((name, tss_extra + at, size), (!is_scratch).then_some(value), obligation))
     });
     compare(d, world, goals, RegionName::TssExtra, fields);
     let p = &spec.pvcs;
     let values =
         [p.user_cs, p.user_ss, p.user_gsbase, p.eflags, p.pkru, p.rip, p.rsp, p.rcx, p.r11];
-    let fields = pvcs_fields(world.setting.revision()).into_iter().zip(values);
+    let fields = pvcs_fields(&world.setting).into_iter().zip(values);
     let fields = fields.filter_map(|(field, value)| {
         let field = field?;
         let obligation =

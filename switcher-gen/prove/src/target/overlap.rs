@@ -5,7 +5,7 @@
 //! from one address, the code has an address, and with placement `percpu` so has the block.
 
 use crate::target::Target;
-use switcher_gen::layout::{PerCpu, Placement, Tss, TssExtra};
+use switcher_gen::layout::{PerCpu, Placement, Tss};
 /// Two regions that share bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -56,17 +56,17 @@ pub(crate) fn check(target: &Target) -> Result<(), Overlap> {
         Placement::Gs => (true, 0),
         Placement::PerCpu => (false, program.base().wrapping_sub(PerCpu::BEFORE_CODE)),
     };
-    let of_block = |name, at: i64, size: usize| Span {
+    let of_block = |name, at: i64, size: u64| Span {
         name,
         is_relative,
         start: block.wrapping_add_signed(at),
-        size: size as u64,
+        size,
     };
     let last = program.pieces().last();
     let end = last.map_or(program.base(), |(start, bytes)| start + bytes.len() as u64);
     let mut all = vec![
-        of_block("the TSS", setting.block.tss, size_of::<Tss>()),
-        of_block("the switcher's data", setting.block.tss_extra, size_of::<TssExtra>()),
+        of_block("the TSS", setting.block.tss, size_of::<Tss>() as u64),
+        of_block("the switcher's data", setting.block.tss_extra, setting.extra.size() as u64),
         // This is all of it: what lies between its pieces is code, too.
         Span {
             name: "the code",

@@ -1,14 +1,17 @@
 //! The state in which a routine starts: memory, registers, and the same for the specification.
 
+use crate::layouts::{ExtraField, KnownField, Places, PvcsField};
 use crate::target::Target;
 use crate::theorem::Start;
-use crate::world::fields::{FRAME, FRAME_REST, in_frame, read_extra, read_pvcs, registers};
+use crate::world::fields::{
+    FRAME, FRAME_REST, FieldAt, in_frame, read_extra, read_pvcs, registers,
+};
 use crate::world::name::{Name, Object, Part, Source, is_scratch};
 use crate::world::{CodePlace, Saved, Untraining, World};
 use switcher_gen::arch::{PagingMode, RFlags};
 use switcher_gen::layout;
 use switcher_gen::layout::AsmLayout;
-use switcher_gen::layout::{Layout, Placement, Revision, Sp0, Tss, TssExtra};
+use switcher_gen::layout::{Layout, Placement, Revision, Sp0, Tss};
 use switcher_model::cr4;
 use switcher_model::{
     Domain, EFER, Flags, Gpr, Memory, Msrs, Region, RegionName, Sharing, State as Machine,
@@ -48,25 +51,47 @@ impl<D: Domain, S: Source<D>> Builder<'_, D, S> {
 
     /// Cells with a value of their own for each field of `layout` and for each byte between them.
     fn fields(&mut self, name: Object, layout: &Layout) -> Vec<D::Cell> {
-        let mut cells = Vec::with_capacity(layout.size);
-        for field in layout.fields {
-            self.gap(name, &mut cells, field.offset);
-            if matches!(field.size, 1 | 2 | 4 | 8) && !field.name.starts_with('_') {
-                let part = match is_scratch(name, field.name, self.revision) {
-                    true => Part::Scratch(field.name),
-                    false => Part::Field(field.name),
-                };
-                let name = Name { of: name, part, at_entry: false };
-                let value = self.value(name, 8 * field.size as u32);
-                self.append(&mut cells, field.size, value);
-            }
+        let fields = layout
+            .fields
+            .iter()
+            .filter(|field| matches!(field.size, 1 | 2 | 4 | 8) && !field.name.starts_with('_'));
+        let fields = fields.map(|field| (field.name, field.offset as i64, field.size));
+        self.struct_of(name, layout.size as i64, fields)
+    }
+
+    /// The same of somebody's struct: what is no known field of it is bytes of which nothing is
+    /// known.
+    fn places<F: KnownField>(&mut self, name: Object, places: &Places<F>) -> Vec<D::Cell> {
+        let fields = F::ALL.iter();
+        let fields =
+            fields.filter_map(|field| Some((field.name(), places.at(*field)?, field.size())));
+        let mut fields: Vec<FieldAt> = fields.collect();
+        fields.sort_by_key(|(_, at, _)| *at);
+        self.struct_of(name, places.size(), fields.into_iter())
+    }
+
+    fn struct_of(
+        &mut self,
+        of: Object,
+        size: i64,
+        fields: impl Iterator<Item = FieldAt>,
+    ) -> Vec<D::Cell> {
+        let mut cells = Vec::with_capacity(size as usize);
+        for (field, at, size) in fields {
+            self.gap(of, &mut cells, at);
+            let part = match is_scratch(of, field, self.revision) {
+                true => Part::Scratch(field),
+                false => Part::Field(field),
+            };
+            let value = self.value(Name { of, part, at_entry: false }, 8 * size as u32);
+            self.append(&mut cells, size, value);
         }
-        self.gap(name, &mut cells, layout.size);
+        self.gap(of, &mut cells, size);
         cells
     }
 
-    fn gap(&mut self, name: Object, cells: &mut Vec<D::Cell>, end: usize) {
-        self.bytes(name, cells, cells.len() as i64, end as i64);
+    fn gap(&mut self, name: Object, cells: &mut Vec<D::Cell>, end: i64) {
+        self.bytes(name, cells, cells.len() as i64, end);
     }
 
     /// Cells from offset `start` to `end` with values of their own, eight at a time.
@@ -121,15 +146,14 @@ impl<D: Domain> World<D> {
         let mut tss = Region::new(RegionName::Tss, block, setting.block.tss, cells);
         tss.write(d, setting.block.tss + Tss::sp0.bytes() as i64, 8, sp0);
         let at = setting.block.tss_extra;
-        let cells = b.fields(Object::TssExtra, TssExtra::LAYOUT);
+        let cells = b.places(Object::TssExtra, &setting.extra);
         let mut extra = Region::new(RegionName::TssExtra, block, at, cells);
-        extra.write(d, at + TssExtra::pvcs.bytes() as i64, 8, pvcs_at);
-        let pvcs_layout = match setting.revision() {
-            Revision::V2024 => layout::Pvcs::LAYOUT,
-            Revision::V2026 => layout::PvcsV2026::LAYOUT,
+        extra.write(d, setting.own_extra_at(ExtraField::Pvcs), 8, pvcs_at);
+        let cells = match setting.pvcs == Places::<PvcsField>::ours(revision) {
+            true => b.fields(Object::Pvcs, revision.layout()),
+            false => b.places(Object::Pvcs, &setting.pvcs),
         };
-        let mut pvcs =
-            Region::new(RegionName::Pvcs, pvcs_at, 0, b.fields(Object::Pvcs, pvcs_layout));
+        let mut pvcs = Region::new(RegionName::Pvcs, pvcs_at, 0, cells);
         pvcs.sharing = Sharing::Guest;
         // The host promises no more than this: room for a frame, and at sp0 room for what returns
         // below it.
@@ -192,7 +216,7 @@ impl<D: Domain> World<D> {
         let mut host_stack = Region::new(RegionName::HostStack, host_rsp, -CALLER_STACK, cells);
         match saved {
             Some(saved) => {
-                extra.write(d, at + TssExtra::host_rsp.bytes() as i64, 8, saved.host_rsp);
+                extra.write(d, setting.own_extra_at(ExtraField::HostRsp), 8, saved.host_rsp);
             }
             None => host_stack.write(d, 0, 8, return_address),
         }
@@ -247,7 +271,7 @@ impl<D: Domain> World<D> {
             Start::Guest | Start::Guest32 => (guest_gs, host_gs),
             Start::Call | Start::Handler { .. } => (host_gs, guest_gs),
         };
-        let host_cr3 = extra.read(d, at + TssExtra::host_cr3.bytes() as i64, 8);
+        let host_cr3 = extra.read(d, setting.own_extra_at(ExtraField::HostCr3), 8);
         let spec_extra = read_extra(d, &extra, setting);
         let spec_pvcs = read_pvcs(d, &pvcs, setting);
         let mut regions = vec![tss, extra, pvcs, sp0_stack, host_stack, ist_stack];

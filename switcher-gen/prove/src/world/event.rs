@@ -9,6 +9,7 @@
 
 use crate::boundary;
 use crate::entry::Entry;
+use crate::layouts::ExtraField;
 use crate::theorem::Start;
 use crate::theorem::Whose;
 use crate::vectors::Vectors;
@@ -19,7 +20,7 @@ use crate::world::name::{Name, Object, Part, Source};
 use crate::world::{Saved, World, region_of};
 use switcher_gen::arch::{RFlags, vector};
 use switcher_gen::layout::AsmLayout;
-use switcher_gen::layout::{IstTop, Tss, TssExtra};
+use switcher_gen::layout::{IstTop, Tss};
 use switcher_model::{ARITHMETIC, Domain, Flags, Gpr, Region, RegionName, WRITABLE};
 use switcher_spec::{Event, Guest, InterruptedCode};
 
@@ -160,7 +161,7 @@ pub(crate) fn world<D: Domain>(
             machine.rip = field(source, Object::Interrupted, "rip", 64);
             let host_rsp = field(source, Object::Interrupted, "host_rsp", 64);
             let extra = at(&machine.memory.regions, RegionName::TssExtra);
-            let slot = world.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
+            let slot = world.setting.own_extra_at(ExtraField::HostRsp);
             machine.memory.regions[extra].write(d, slot, 8, host_rsp);
             if whose != Whose::AtIretq {
                 // These are anybody's. At the IRETQ, registers are the guest's.

@@ -1,9 +1,9 @@
 //! Where values lie: the fields of the per-CPU block, of the PVCS and of a frame, by name, offset
 //! and size.
 
+use crate::layouts::{KnownField, Places};
 use crate::setting::Setting;
-use switcher_gen::layout;
-use switcher_gen::layout::{IretFrame, PtRegs, PvcsLayout, Revision, TssExtra};
+use switcher_gen::layout::{IretFrame, PtRegs};
 use switcher_model::{Domain, Gpr, Region};
 use switcher_spec as spec;
 use switcher_spec::Registers;
@@ -13,43 +13,22 @@ pub(crate) const FRAME: i64 = size_of::<PtRegs>() as i64;
 /// A field's place: name, offset, size.
 pub(crate) type FieldAt = (&'static str, i64, usize);
 
-pub(crate) const EXTRA_FIELDS: [FieldAt; 14] = [
-    ("host_cr3", TssExtra::host_cr3.bytes() as i64, 8),
-    ("host_rsp", TssExtra::host_rsp.bytes() as i64, 8),
-    ("enter_cr3", TssExtra::enter_cr3.bytes() as i64, 8),
-    ("switch_flags", TssExtra::switch_flags.bytes() as i64, 8),
-    ("smod_cr3", TssExtra::smod_cr3.bytes() as i64, 8),
-    ("umod_cr3", TssExtra::umod_cr3.bytes() as i64, 8),
-    ("pvcs", TssExtra::pvcs.bytes() as i64, 8),
-    ("retu_rip", TssExtra::retu_rip.bytes() as i64, 8),
-    ("smod_entry", TssExtra::smod_entry.bytes() as i64, 8),
-    ("smod_gsbase", TssExtra::smod_gsbase.bytes() as i64, 8),
-    ("smod_rsp", TssExtra::smod_rsp.bytes() as i64, 8),
-    ("host_spec_ctrl", TssExtra::host_spec_ctrl.bytes() as i64, 4),
-    ("guest_spec_ctrl", TssExtra::guest_spec_ctrl.bytes() as i64, 4),
-    ("smod_pkru", TssExtra::smod_pkru.bytes() as i64, 4),
-];
+/// The fields of the switcher's data, as far as there are such: of each its name, its offset from
+/// the struct's start and its size.
+pub(crate) fn extra_fields(setting: &Setting) -> [Option<FieldAt>; 14] {
+    known(&setting.extra)
+}
 
-/// The fields of the PVCS that the specification knows; V2026 has no RSP.
-pub(crate) fn pvcs_fields(revision: Revision) -> [Option<FieldAt>; 9] {
-    fn of<P: PvcsLayout>() -> [Option<FieldAt>; 9] {
-        let at = |name, bytes: usize, size| Some((name, bytes as i64, size));
-        [
-            at("user_cs", P::USER_CS.bytes(), 2),
-            at("user_ss", P::USER_SS.bytes(), 2),
-            at("user_gsbase", P::USER_GSBASE.bytes(), 8),
-            at("eflags", P::EFLAGS.bytes(), 4),
-            at("pkru", P::PKRU.bytes(), 4),
-            at("rip", P::RIP.bytes(), 8),
-            P::RSP.and_then(|rsp| at("rsp", rsp.bytes(), 8)),
-            at("rcx", P::RCX.bytes(), 8),
-            at("r11", P::R11.bytes(), 8),
-        ]
-    }
-    match revision {
-        Revision::V2024 => of::<layout::Pvcs>(),
-        Revision::V2026 => of::<layout::PvcsV2026>(),
-    }
+/// The fields of the PVCS; V2026 has no RSP.
+pub(crate) fn pvcs_fields(setting: &Setting) -> [Option<FieldAt>; 9] {
+    known(&setting.pvcs)
+}
+
+fn known<F: KnownField, const N: usize>(places: &Places<F>) -> [Option<FieldAt>; N] {
+    std::array::from_fn(|number| {
+        let field = F::ALL[number];
+        Some((field.name(), places.at(field)?, field.size()))
+    })
 }
 
 /// Where a general register is in a [`PtRegs`].
@@ -135,7 +114,10 @@ pub(crate) fn read_extra<D: Domain>(
         host_spec_ctrl,
         guest_spec_ctrl,
         smod_pkru,
-    ] = EXTRA_FIELDS.map(|(_, at, size)| extra.read(d, setting.block.tss_extra + at, size));
+    ] = extra_fields(setting).map(|field| match field {
+        Some((_, at, size)) => extra.read(d, setting.block.tss_extra + at, size),
+        None => d.word(0),
+    });
     spec::TssExtra {
         host_cr3,
         host_rsp,
@@ -160,8 +142,8 @@ pub(crate) fn read_pvcs<D: Domain>(
     pvcs: &Region<D>,
     setting: &Setting,
 ) -> spec::Pvcs<D::Word> {
-    let [user_cs, user_ss, user_gsbase, eflags, pkru, rip, rsp, rcx, r11] =
-        pvcs_fields(setting.revision()).map(|field| match field {
+    let [user_cs, user_ss, user_gsbase, eflags, pkru, rip, rsp, rcx, r11] = pvcs_fields(setting)
+        .map(|field| match field {
             Some((_, at, size)) => pvcs.read(d, at, size),
             None => d.word(0),
         });

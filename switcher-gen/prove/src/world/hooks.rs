@@ -9,15 +9,16 @@
 //! nothing is assumed of either. What is there in the end is what the specification leaves, with
 //! all that hooks have set.
 
+use crate::layouts::ExtraField;
 use crate::world::{World, region_of};
-use switcher_gen::layout::{SwitchFlags, TssExtra};
+use switcher_gen::layout::SwitchFlags;
 use switcher_model::{Domain, Hooked, RegionName};
 use switcher_spec as spec;
 
 impl<D: Domain> World<D> {
     /// From here on, hooks set bits.
     pub(crate) fn share_with_hooks(&mut self, d: &D) {
-        let at = self.setting.block.tss_extra + TssExtra::switch_flags.bytes() as i64;
+        let at = self.setting.own_extra_at(ExtraField::SwitchFlags);
         let extra = self.machine.memory.region_mut(RegionName::TssExtra);
         let extra = extra.expect("every world has all regions");
         let now = extra.read(d, at, 8);

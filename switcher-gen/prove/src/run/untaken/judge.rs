@@ -2,6 +2,7 @@
 //! hook.
 
 use crate::goal::Goals;
+use crate::layouts::ExtraField;
 use crate::obligation;
 use crate::run::arms::points::{To, points_to};
 use crate::run::origins::is_a_leak;
@@ -9,7 +10,6 @@ use crate::run::origins::is_steered;
 use crate::run::watch::Watch;
 use crate::theorem::Theorem;
 use crate::world::World;
-use switcher_gen::layout::TssExtra;
 use switcher_model::{Access, Domain, Gpr, Origin, Place, RegionName, State as Machine};
 
 impl<D: Domain> Watch<'_, D> {
@@ -28,7 +28,7 @@ impl<D: Domain> Watch<'_, D> {
     pub(crate) fn is_host_rsp(&self, state: &Machine<D>, access: &Access<D::Word>) -> bool {
         let Place { region, index, size } = access.place;
         let region = &state.memory.regions[region];
-        let at = self.entry.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
+        let at = self.entry.target.setting.own_extra_at(ExtraField::HostRsp);
         region.name == RegionName::TssExtra && region.offset(index) == at && size == 8
     }
 
