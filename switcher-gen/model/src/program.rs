@@ -154,6 +154,13 @@ impl Program {
         self.is_fixed
     }
 
+    /// Other bytes, at `base`, of code that is like this in everything else.
+    #[must_use]
+    pub fn with_bytes(&self, base: u64, bytes: Vec<u8>) -> Self {
+        let Self { is_fixed, has_linked_gs, .. } = *self;
+        Self { base, is_fixed, has_linked_gs, pieces: vec![Piece::new(base, bytes)] }
+    }
+
     /// What is known of the code at `base`: these bytes at these addresses, of which none overlap.
     /// An address between them is as far outside as any other.
     #[must_use]

@@ -92,14 +92,16 @@ pub(crate) fn compare_runs<D: Domain>(
     }
     let tss = world.setting.block.tss;
     let sp2 = tss + Tss::sp2.bytes() as i64;
-    let smod_rsp = world.setting.own_extra_at(ExtraField::SmodRsp);
-    let has_smod_rsp = world.setting.revision() == Revision::V2024;
+    // RSP passes through this field.
+    let smod_rsp = world.setting.extra_at(ExtraField::SmodRsp);
+    let scratch = smod_rsp.filter(|_| world.setting.revision() == Revision::V2026);
+    let is_scratch = |at: i64| scratch.is_some_and(|field| (field..field + 8).contains(&at));
     let frame = -(size_of::<PtRegs>() as i64);
     for (a, b) in a.memory.regions.iter().zip(&b.memory.regions) {
         let is_read = |at: i64| match a.name {
             RegionName::Code => false,
             RegionName::Tss => !(sp2..sp2 + 8).contains(&at),
-            RegionName::TssExtra => has_smod_rsp || !(smod_rsp..smod_rsp + 8).contains(&at),
+            RegionName::TssExtra => !is_scratch(at),
             // What an event has left on its stack, nobody reads.
             RegionName::IstStack if theorem.is_of_events() => at >= 0,
             RegionName::Sp0Stack | RegionName::IstStack => !in_guest && at >= frame,

@@ -248,12 +248,18 @@ impl Places<ExtraField> {
     }
 
     /// Refuses a struct without what a variant needs.
-    pub(crate) fn check(&self, ibrs: bool, pku: bool) -> Result<(), LayoutError> {
+    pub(crate) fn check(
+        &self,
+        revision: Revision,
+        ibrs: bool,
+        pku: bool,
+    ) -> Result<(), LayoutError> {
         for field in ExtraField::ALL {
             let (is_needed, why) = match field {
                 ExtraField::HostSpecCtrl | ExtraField::GuestSpecCtrl => {
                     (ibrs, "the variant's IBRS needs")
                 }
+                ExtraField::SmodRsp => (revision == Revision::V2024, "the revision of 2024 needs"),
                 ExtraField::SmodPkru => (pku, "the variant's protection keys need"),
                 _ => (true, "every switcher needs"),
             };
@@ -329,14 +335,14 @@ mod tests {
         assert!(matches!(far, Err(LayoutError::Outside { .. })), "{far:?}");
         let large = read(Some(1 << 20), &[]);
         assert!(matches!(large, Err(LayoutError::TooLarge { .. })), "{large:?}");
-        let missing = read(None, &[HOST_CR3]).unwrap().check(false, false);
+        let missing = read(None, &[HOST_CR3]).unwrap().check(Revision::V2024, false, false);
         assert!(matches!(missing, Err(LayoutError::Missing { field: "host_rsp", .. })));
     }
 
     #[test]
     fn our_own_structs_have_all_of_them() {
         let extra = Places::<ExtraField>::ours();
-        assert_eq!(extra.check(true, true), Ok(()));
+        assert_eq!(extra.check(Revision::V2024, true, true), Ok(()));
         for revision in [Revision::V2024, Revision::V2026] {
             assert_eq!(Places::<PvcsField>::ours(revision).check(revision, true), Ok(()));
         }

@@ -3,6 +3,7 @@
 use std::hash::Hash;
 use switcher_spec::Host;
 
+use crate::contract::{Clauses, Contract};
 use crate::layouts::{ExtraField, LayoutError, Places, PvcsField};
 
 use switcher_gen::arch::RFlags;
@@ -59,6 +60,8 @@ pub struct Setting {
     pub(crate) extra: Places<ExtraField>,
     /// Where the fields of the PVCS lie.
     pub(crate) pvcs: Places<PvcsField>,
+    /// What the code around the switcher guarantees.
+    pub contract: Contract,
 }
 
 impl From<&Variant> for Setting {
@@ -67,7 +70,8 @@ impl From<&Variant> for Setting {
         let (block, sfmask) = (BlockOffsets::default(), RFlags::SYSCALL_CLEARS);
         let (extra, pvcs) =
             (Places::<ExtraField>::ours(), Places::<PvcsField>::ours(variant.revision()));
-        Self { variant: *variant, block, sfmask, features: Features::empty(), extra, pvcs }
+        let (features, contract) = (Features::empty(), Contract::OURS);
+        Self { variant: *variant, block, sfmask, features, extra, pvcs, contract }
     }
 }
 
@@ -90,13 +94,24 @@ impl Setting {
         Self { features, ..self }
     }
 
+    /// With code around the switcher that keeps this contract.
+    #[must_use]
+    pub const fn with_contract(self, contract: Contract) -> Self {
+        Self { contract, ..self }
+    }
+
+    /// Whether the contract has all of these clauses.
+    pub(crate) const fn promises(&self, clauses: Clauses) -> bool {
+        self.contract.clauses.contains(clauses)
+    }
+
     /// With the switcher's data in a struct like this one.
     ///
     /// # Errors
     /// If a field is missing that the variant needs.
     pub fn with_extra(self, extra: Places<ExtraField>) -> Result<Self, LayoutError> {
         let ibrs = self.variant.mitigations().ibrs;
-        extra.check(ibrs, self.variant.pku())?;
+        extra.check(self.revision(), ibrs, self.variant.pku())?;
         Ok(Self { extra, ..self })
     }
 

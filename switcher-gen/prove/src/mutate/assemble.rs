@@ -7,7 +7,6 @@ use iced_x86::{BlockEncoder, BlockEncoderOptions, Instruction, InstructionBlock}
 
 use crate::mutate::listing::Listing;
 use crate::target::{Target, TargetGate};
-use switcher_model::Program;
 
 impl Listing {
     /// The code with these instructions; what led to an instruction leads there still. `None` if
@@ -33,10 +32,10 @@ impl Listing {
             next.and_then(place).unwrap_or(end)
         };
         let target = &self.target;
-        let windows = target.windows.as_ref().map(|windows| {
-            let range = |range: &Range<u64>| boundary(range.start)..boundary(range.end);
-            windows.iter().map(|(window, at)| (*window, range(at))).collect()
-        });
+        let moved = |range: &Range<u64>| boundary(range.start)..boundary(range.end);
+        let windows = target.windows.iter();
+        let windows = windows.map(|(window, all)| (*window, all.iter().map(moved).collect()));
+        let windows = windows.collect();
         let gates = target.gates.as_ref().map(|gates| {
             let moved = |gate: &TargetGate| {
                 let address = place(gate.address)?;
@@ -45,7 +44,7 @@ impl Listing {
             gates.iter().filter_map(moved).collect()
         });
         Some(Target {
-            program: Program::new(base, bytes),
+            program: target.program.with_bytes(base, bytes),
             enter_guest: place(target.enter_guest)?,
             return_from_guest: place(target.return_from_guest)?,
             syscall_64: place(target.syscall_64)?,

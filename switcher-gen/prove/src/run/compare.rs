@@ -1,5 +1,6 @@
 //! The end of a run, compared with what the specification makes of the same state.
 
+use crate::contract::Clauses;
 use crate::goal::Goals;
 use crate::obligation;
 use crate::run::Extent;
@@ -238,12 +239,14 @@ pub(crate) fn in_host<D: Domain>(
     let flags = d.mask(machine.rflags(d), unwanted.bits());
     goals.equal(d, obligation::EXIT_FLAGS, "DF, AC, NT, TF, IF, IOPL", d.word(0), flags);
     goals.equal(d, obligation::EXIT_RESULT, "rax", frame_at, machine.get(Gpr::Rax));
-    for register in [Gpr::Rcx, Gpr::Rdx, Gpr::Rsi, Gpr::Rdi, Gpr::R8, Gpr::R9, Gpr::R10, Gpr::R11] {
+    let scratch = [Gpr::Rcx, Gpr::Rdx, Gpr::Rsi, Gpr::Rdi, Gpr::R8, Gpr::R9, Gpr::R10, Gpr::R11];
+    let is_any = |register| register == Gpr::Rdi && world.setting.promises(Clauses::ANY_RDI);
+    for register in scratch.into_iter().filter(|register| !is_any(*register)) {
         let got = machine.get(register);
         goals.equal(d, obligation::EXIT_SCRATCH, register.name(), d.word(0), got);
     }
     untouched(d, world, watch, goals, &spec);
-    if world.model.vendor == Vendor::Amd {
+    if world.model.vendor == Vendor::Amd && !world.setting.promises(Clauses::ANY_SS) {
         goals.add(obligation::EXIT_SS, d.any(machine.ss, 0xFFFC), "SS");
     }
     if extent == Extent::Safety {

@@ -2,6 +2,7 @@
 //! to wherever that ends.
 
 use crate::bad_code::BadCode;
+use crate::contract::Clauses;
 use crate::entry::Entry;
 use crate::goal::Goals;
 use crate::obligation;
@@ -149,7 +150,12 @@ fn begin<'a, D: Domain>(
         }
         _ => machine.rip = d.code(target.return_from_guest),
     }
-    if target.setting.variant.ibt() {
+    let is_called = matches!(
+        theorem,
+        Theorem::EnterGuest | Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst
+    );
+    let is_direct = is_called && target.setting.promises(Clauses::DIRECT_CALLS);
+    if target.setting.variant.ibt() && !is_direct {
         let entry = d.code_at(machine.rip).unwrap_or_default();
         goals.add(obligation::ENDBR, d.bit(target.is_endbr(entry)), "entry point");
     }

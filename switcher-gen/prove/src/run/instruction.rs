@@ -19,15 +19,17 @@ impl<'a, D: Domain> Watch<'a, D> {
         goals.add(obligation::RING_0_FLAGS, d.both(clear(RFlags::IF), clear(RFlags::TF)), "RFLAGS");
         self.blocking.boundary(d, self.entry, goals, state, at);
         self.running(d, goals, state);
-        let Some(windows) = &self.entry.target.windows else { return };
-        let within =
-            |window| windows.iter().any(|(which, range)| *which == window && range.contains(&at));
-        let (root, stack) = (within(Window::GuestRoot), within(Window::UnsafeStack));
-        if !root {
+        let windows = &self.entry.target.windows;
+        // Of what the host is not told, nothing is asked.
+        let is_outside = |window| {
+            let ranges = windows.get(&window);
+            ranges.is_some_and(|ranges| !ranges.iter().any(|range| range.contains(&at)))
+        };
+        if is_outside(Window::GuestRoot) {
             let on_own = d.eq(state.cr3, self.start.block.host_cr3);
             goals.add(obligation::WINDOW_ROOT, on_own, "CR3");
         }
-        if !stack {
+        if is_outside(Window::UnsafeStack) {
             let on_own = d.bit(is_on_a_stack(d, state));
             goals.add(obligation::WINDOW_STACK, on_own, "RSP");
         }

@@ -44,7 +44,7 @@ impl Store {
                 let of_syscall = [ExtraField::SwitchFlags, ExtraField::SmodRsp];
                 let is_host_rsp = self.is_to_host_rsp(setting) && self.size == 8;
                 let mut of_syscall =
-                    of_syscall.into_iter().map(|field| setting.own_extra_at(field));
+                    of_syscall.into_iter().filter_map(|field| setting.extra_at(field));
                 is_host_rsp && !interrupts && theorem != Theorem::SyscallCompat
                     || theorem == Theorem::Syscall64 && of_syscall.any(|at| is_within(at, 8))
             }

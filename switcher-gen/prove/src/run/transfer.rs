@@ -73,8 +73,12 @@ impl<'a, D: Domain> Watch<'a, D> {
             self.blocking.end();
             return;
         }
-        let is_known = at.is_some() && at == self.entry.target.iretq;
-        goals.add(obligation::IRETQ_LABEL, d.bit(is_known), "RIP");
+        // Who looks for its fault where nothing says where it is, is not judged.
+        let target = self.entry.target;
+        if target.iretq.is_some() || target.gates.is_some() {
+            let is_known = at.is_some() && at == target.iretq;
+            goals.add(obligation::IRETQ_LABEL, d.bit(is_known), "RIP");
+        }
         let nested = state.flags.other(d, RFlags::NT);
         goals.add(obligation::IRETQ_NT, d.not(nested), "RFLAGS");
         let ring_3 = |selector| d.is(d.mask(selector, 3), 3);

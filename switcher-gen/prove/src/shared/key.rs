@@ -15,6 +15,7 @@ use crate::target::looks::{Looks, looks};
 use crate::target::{Target, TargetGate};
 use crate::theorem::Theorem;
 use crate::world::Saved;
+use switcher_gen::asm::Window;
 use switcher_gen::mitigations::Mitigations;
 use switcher_gen::{Config, Variant};
 use switcher_model::Domain;
@@ -76,7 +77,8 @@ pub(crate) fn key(entry: Entry<'_>, host: Key, whole: Key) -> Key {
 pub(crate) struct Host<'a> {
     theorem: Theorem,
     setting: Setting,
-    has_windows: bool,
+    /// Of which windows the host is told.
+    windows: Vec<Window>,
     has_gates: bool,
     before: Before,
     /// Vector, stack and privilege level of each gate, if events are looked at; not where its
@@ -129,7 +131,7 @@ pub(crate) fn host(d: &Symbolic, entry: Entry<'_>, saved: Option<&Saved<Symbolic
     digest(&Host {
         theorem,
         setting: judged(target.setting, theorem),
-        has_windows: target.windows.is_some(),
+        windows: target.windows.keys().copied().collect(),
         has_gates: target.gates.is_some(),
         before,
         gates: theorem.is_of_events().then(|| {

@@ -1,6 +1,7 @@
 //! What an instruction is, wherever it and those after it lie: what proofs of it rest on.
 
 use std::hash::Hash;
+use std::ops::Range;
 
 use iced_x86::{Decoder, DecoderOptions};
 
@@ -49,8 +50,9 @@ pub(crate) fn looks(target: &Target, at: u64, in_line: bool) -> Looks {
     }
     let to = i.near_branch_target();
     let leaves = is_direct && !program.contains(to);
-    let windows = target.windows.iter().flatten();
-    let windows = windows.filter(|(_, range)| range.contains(&at)).map(|(window, _)| *window);
+    let is_in = |ranges: &[Range<u64>]| ranges.iter().any(|range| range.contains(&at));
+    let windows = target.windows.iter().filter(|(_, ranges)| is_in(ranges));
+    let windows = windows.map(|(window, _)| *window);
     let around = target.around(at);
     Looks {
         bytes,

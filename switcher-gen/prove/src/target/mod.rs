@@ -4,7 +4,7 @@ pub(crate) mod around;
 pub(crate) mod looks;
 pub(crate) mod overlap;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use iced_x86::{Mnemonic, OpKind};
@@ -33,8 +33,8 @@ pub struct Target {
     pub syscall_compat: Option<u64>,
     /// `entry_IRETQ_switcher`; code without an IRETQ needs none.
     pub iretq: Option<u64>,
-    /// The windows, if the host is told of them.
-    pub windows: Option<Vec<(Window, Range<u64>)>>,
+    /// The ranges of each window that the host is told of.
+    pub windows: BTreeMap<Window, Vec<Range<u64>>>,
     /// The entries of the IDT, if the code has some.
     pub gates: Option<Vec<TargetGate>>,
     /// The code in which NMIs are never blocked, to which a #DB or a #MC in ring 0 may return by
@@ -118,10 +118,11 @@ impl Target {
             let Gate { offset, ist, dpl } = image.gate(vector);
             TargetGate { vector, address: Self::BASE + u64::from(offset), ist, dpl }
         };
-        let windows = image.windows().iter().map(|range| {
+        let mut windows = BTreeMap::from(Window::ALL.map(|window| (window, Vec::new())));
+        for range in image.windows() {
             let (start, end) = (u64::from(range.start), u64::from(range.end));
-            (range.window, Self::BASE + start..Self::BASE + end)
-        });
+            windows.entry(range.window).or_default().push(Self::BASE + start..Self::BASE + end);
+        }
         Self {
             program: Program::new(Self::BASE, linked.bytes().to_vec()),
             enter_guest: at(Label::EnterGuest),
@@ -129,7 +130,7 @@ impl Target {
             syscall_64: at(Label::Syscall64),
             syscall_compat: Some(at(Label::SyscallCompat)),
             iretq: Some(at(Label::Iretq)),
-            windows: Some(windows.collect()),
+            windows,
             gates: Some((0..=u8::MAX).map(gate).collect()),
             routines: Some(at(Label::Routines)..at(Label::RoutinesEnd)),
             hooks: HostSymbol::HOOKS.map(|symbol| place(symbol).unwrap_or_default()),
@@ -191,14 +192,14 @@ impl Target {
             syscall_64: required(Label::Syscall64)?,
             syscall_compat: optional(Label::SyscallCompat),
             iretq: optional(Label::Iretq),
-            windows: None,
+            windows: BTreeMap::new(),
             gates,
             routines: routines.map(|(start, end)| start..end),
             hooks: HostSymbol::HOOKS.map(of_host),
             returns: HostSymbol::RETURNS.map(of_host),
             setting,
             limit: Self::LIMIT,
-            assumed: foreign.assumed(),
+            assumed: foreign.assumed().into_iter().chain(setting.contract.assumed()).collect(),
             harmless: foreign.harmless.clone(),
         };
         target.is_possible()?;
@@ -215,6 +216,13 @@ impl Target {
     #[must_use]
     pub fn with_limit(self, limit: usize) -> Self {
         Self { limit, ..self }
+    }
+
+    /// The same code, of which the host is told that these are all ranges of a window.
+    #[must_use]
+    pub fn with_window(mut self, window: Window, ranges: Vec<Range<u64>>) -> Self {
+        self.windows.insert(window, ranges);
+        self
     }
 
     /// Whether the code and its data can lie where they are said to.
@@ -245,7 +253,7 @@ impl Target {
     pub fn not_judged(&self) -> Vec<String> {
         use Hazard::{
             IretqFrame, MovSsSyscall, NmiRoot, NmisStayBlocked, OpenEntries, RspAtNmiStack,
-            VectorSpoofing, WindowGap,
+            SwapgsParity, VectorSpoofing, VectorUnlikeOthers, WindowGap,
         };
         let windows = ("the windows: no table of them", &[WindowGap, RspAtNmiStack][..]);
         let compat = ("entry_SYSCALL_compat_switcher: no such symbol", &[OpenEntries][..]);
@@ -258,8 +266,13 @@ impl Target {
              faulted is no event entry that is judged",
             &[IretqFrame][..],
         );
+        let iretq = (
+            "the fault of an IRETQ to a guest: no symbol entry_IRETQ_switcher",
+            &[SwapgsParity, VectorUnlikeOthers][..],
+        );
         let missing = [
-            (self.windows.is_none(), windows),
+            (self.iretq.is_none() && self.gates.is_none(), iretq),
+            (self.windows.is_empty(), windows),
             (self.syscall_compat.is_none(), compat),
             (self.gates.is_none(), events),
             (self.gates.is_none(), frame),

@@ -1,5 +1,6 @@
 //! The state in which a routine starts: memory, registers, and the same for the specification.
 
+use crate::contract::Clauses;
 use crate::layouts::{ExtraField, KnownField, Places, PvcsField};
 use crate::target::Target;
 use crate::theorem::Start;
@@ -11,7 +12,7 @@ use crate::world::{CodePlace, Saved, Untraining, World};
 use switcher_gen::arch::{PagingMode, RFlags};
 use switcher_gen::layout;
 use switcher_gen::layout::AsmLayout;
-use switcher_gen::layout::{Layout, Placement, Revision, Sp0, Tss};
+use switcher_gen::layout::{Layout, Placement, Revision, Tss};
 use switcher_model::cr4;
 use switcher_model::{
     Domain, EFER, Flags, Gpr, Memory, Msrs, Region, RegionName, Sharing, State as Machine,
@@ -19,9 +20,8 @@ use switcher_model::{
 use switcher_spec as spec;
 use switcher_spec::{Caller, Guest};
 
-/// How many bytes of the caller's stack `switcher_enter_guest` may use: what it saves, and as many
-/// return addresses at once as fill a return stack buffer.
-pub(crate) const CALLER_STACK: i64 = 512;
+/// How many bytes below the stack that it is called on the host's untraining may change.
+const UNTRAINING: i64 = 512;
 
 /// Builds a world.
 struct Builder<'a, D: Domain, S> {
@@ -155,9 +155,9 @@ impl<D: Domain> World<D> {
         };
         let mut pvcs = Region::new(RegionName::Pvcs, pvcs_at, 0, cells);
         pvcs.sharing = Sharing::Guest;
-        // The host promises no more than this: room for a frame, and at sp0 room for what returns
-        // below it.
-        let least = |name| if name == RegionName::Sp0Stack { Sp0::LEAST as i64 } else { FRAME };
+        // The host promises no more than this: room for a frame, and at sp0 what its contract says.
+        let entry_stack = setting.contract.entry_stack.bytes();
+        let least = |name| if name == RegionName::Sp0Stack { entry_stack } else { FRAME };
         let stack = |b: &mut Builder<'_, D, _>, (name, of), base, frame: &mut [(i64, D::Word)]| {
             let start = -least(name);
             let mut cells = Vec::with_capacity(start.unsigned_abs() as usize);
@@ -172,7 +172,11 @@ impl<D: Domain> World<D> {
         // The frame a guest is entered with, or that a handler has written.
         let frame_gpr = b.registers(Object::Frame);
         let orig_ax = b.whole(Object::OrigAx, 64);
-        let [rip, rflags] = ["rip", "rflags"].map(|name| b.field(Object::Frame, name, 64));
+        let [rip, mut rflags] = ["rip", "rflags"].map(|name| b.field(Object::Frame, name, 64));
+        if start == Start::Call && setting.promises(Clauses::FRAME_FLAGS) {
+            let allowed = d.mask(rflags, RFlags::GUEST_ALLOWED.bits());
+            rflags = d.or(allowed, d.word(RFlags::GUEST_FIXED.bits()));
+        }
         let [cs, ss] = ["cs", "ss"].map(|name| b.field(Object::Frame, name, 16));
         let guest_gs = b.field(Object::Guest, "gs_base", 64);
         let frame_registers = registers(&frame_gpr);
@@ -205,15 +209,16 @@ impl<D: Domain> World<D> {
             rsp: d.plus(host_rsp, 8),
             rip: return_address,
         };
+        let caller_stack = setting.contract.caller_stack.bytes();
         let cells = match saved {
             Some(saved) => saved.stack.clone(),
             None => {
                 let mut cells = Vec::new();
-                b.bytes(Object::HostStack, &mut cells, -CALLER_STACK, 8);
+                b.bytes(Object::HostStack, &mut cells, -caller_stack, 8);
                 cells
             }
         };
-        let mut host_stack = Region::new(RegionName::HostStack, host_rsp, -CALLER_STACK, cells);
+        let mut host_stack = Region::new(RegionName::HostStack, host_rsp, -caller_stack, cells);
         match saved {
             Some(saved) => {
                 extra.write(d, setting.own_extra_at(ExtraField::HostRsp), 8, saved.host_rsp);
@@ -255,7 +260,11 @@ impl<D: Domain> World<D> {
             Start::Guest32 => (guest_rflags, selectors.user32_cs(), selectors.user_ds(), 3),
             // An event from CPL 3 leaves a null SS (Intel SDM vol. 3, 6.14.3).
             Start::Handler { .. } => {
-                (d.mask(guest_rflags, !gate.bits()), selectors.kernel_cs(), 0, 0)
+                let entry = match setting.promises(Clauses::ENTRY_FLAGS) {
+                    true => RFlags::DF | RFlags::AC,
+                    false => RFlags::empty(),
+                };
+                (d.mask(guest_rflags, !(gate | entry).bits()), selectors.kernel_cs(), 0, 0)
             }
         };
         let frame_at = match start {
@@ -264,7 +273,14 @@ impl<D: Domain> World<D> {
         };
         match start {
             Start::Call => gpr[Gpr::Rsp as usize] = host_rsp,
-            Start::Handler { .. } => gpr[Gpr::Rsp as usize] = frame_at,
+            Start::Handler { .. } => {
+                if setting.promises(Clauses::ENTRY_REGISTERS) {
+                    let kept = [Gpr::Rax, Gpr::Rdi];
+                    let cleared = Gpr::ALL.iter().filter(|register| !kept.contains(register));
+                    cleared.for_each(|register| gpr[*register as usize] = d.word(0));
+                }
+                gpr[Gpr::Rsp as usize] = frame_at;
+            }
             Start::Guest | Start::Guest32 => {}
         }
         let (gs_base, inactive_gs_base) = match start {
@@ -312,7 +328,7 @@ impl<D: Domain> World<D> {
         let untrains = setting.variant.mitigations().untrain;
         let untraining = untrains.then(|| {
             let mut below = Vec::new();
-            b.bytes(Object::Untraining, &mut below, -CALLER_STACK, 0);
+            b.bytes(Object::Untraining, &mut below, -UNTRAINING, 0);
             let field = |b: &mut Builder<'_, D, _>, name| b.field(Object::Untraining, name, 64);
             Untraining {
                 registers: ["rax", "rcx", "rdx"].map(|name| field(b, name)),
@@ -337,11 +353,14 @@ impl<D: Domain> World<D> {
             let length = end.unwrap_or_default().wrapping_sub(code.base());
             let code_at = CodePlace { first: d.code(code.base()), length };
             let mut assumptions =
-                Self::assume(d, &model, &frame, &spec, [host_rsp, host_gs], &code_at, start);
+                Self::assume(d, setting, &frame, &spec, [host_rsp, host_gs], &code_at, start);
             assumptions.push((
                 "the caller's return address is canonical",
                 model.is_canonical(d, return_address),
             ));
+            if start == Start::Call {
+                assumptions.extend(Self::promised(d, setting, &frame));
+            }
             if code.is_fixed() {
                 let lies_there = d.is(d.code(0), 0);
                 assumptions.push(("the code lies where it is linked to", lies_there));

@@ -21,11 +21,11 @@ mod hooks;
 pub(crate) mod name;
 
 use crate::boundary;
+use crate::contract::Clauses;
 use crate::entry::Entry;
 use crate::setting::Setting;
 use crate::target::Target;
 use crate::theorem::{Start, Theorem};
-use crate::world::build::CALLER_STACK;
 use crate::world::event::EventContext;
 use crate::world::fields::read_extra;
 use crate::world::name::Source;
@@ -91,14 +91,15 @@ impl<D: Domain> World<D> {
     /// What the host guarantees, and the runtime checks where it can.
     fn assume(
         d: &D,
-        model: &CpuModel,
+        setting: &Setting,
         frame: &Guest<D::Word>,
         spec: &spec::State<D>,
         [host_rsp, host_gs]: [D::Word; 2],
         code: &CodePlace<D::Word>,
         start: Start,
     ) -> Vec<(&'static str, D::Bit)> {
-        let extra = &spec.tss_extra;
+        let (extra, model) = (&spec.tss_extra, &setting.model());
+        let caller_stack = setting.contract.caller_stack.bytes().cast_unsigned();
         let canonical = |address| model.is_canonical(d, address);
         let mut assumptions = vec![
             (boundary::ONE_MODE, boundary::has_one_mode(d, extra.switch_flags)),
@@ -109,7 +110,7 @@ impl<D: Domain> World<D> {
             ("the code lies in one half of the addresses", code.is_in_a_half(d, model.paging)),
             (
                 "the caller's stack does not lie at address 0",
-                d.not(d.lt(host_rsp, d.word(CALLER_STACK.cast_unsigned() + 8))),
+                d.not(d.lt(host_rsp, d.word(caller_stack + 8))),
             ),
         ];
         if start == Start::Call {
@@ -118,6 +119,25 @@ impl<D: Domain> World<D> {
             assumptions.push(("the frame's SS has RPL 3", rpl(frame.ss)));
         }
         assumptions
+    }
+}
+
+impl<D: Domain> World<D> {
+    /// What the contract says of the frame that a guest is entered with.
+    fn promised(d: &D, setting: &Setting, frame: &Guest<D::Word>) -> Vec<(&'static str, D::Bit)> {
+        let selectors = setting.variant.selectors();
+        let is = |word, selector: u16| d.is(word, selector.into());
+        let is_64_bit = is(frame.cs, selectors.user_cs());
+        let has_ss = is(frame.ss, selectors.user_ds());
+        let of_a_user = d.either(is_64_bit, is(frame.cs, selectors.user32_cs()));
+        [
+            (Clauses::FRAME_SELECTORS, "the frame has a user's selectors", of_a_user),
+            (Clauses::FRAME_64_BIT, "the frame has the selectors of 64-bit code", is_64_bit),
+        ]
+        .into_iter()
+        .filter(|(clause, ..)| setting.promises(*clause))
+        .map(|(_, text, has_cs)| (text, d.both(has_cs, has_ss)))
+        .collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What must hold of an arm: what it may tell, and what it leaves to the host, to a guest and to a
 //! hook.
 
+use crate::contract::Clauses;
 use crate::goal::Goals;
 use crate::layouts::ExtraField;
 use crate::obligation;
@@ -51,7 +52,10 @@ pub(crate) fn at_caller<D: Domain>(
         goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
     }
     watch.is_host(d, goals, machine);
-    for register in Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp) {
+    let setting = &world.setting;
+    let is_any = |register| register == Gpr::Rdi && setting.promises(Clauses::ANY_RDI);
+    let all = Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp);
+    for register in all.filter(|register| !is_any(*register)) {
         let is_free = !is_steered(d, machine.get(register));
         goals.add(obligation::EXIT_SCRATCH, d.bit(is_free), register.name());
     }
