@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use object::elf::{R_X86_64_NONE, STT_GNU_IFUNC};
 
+use super::boot::overlay::Overlay;
 use super::error::ReadError;
 use super::file::{Contents, File, Of, Section, Symbol};
 use super::layout::{Layout, hosts};
@@ -30,6 +31,8 @@ pub(super) struct FileCode<'f, 'data, R: Contents<'data>> {
     pub(super) absolute: Cell<Option<(usize, u64)>>,
     /// The per-CPU variables that an object's code refers to.
     pub(super) variables: Variables,
+    /// What runs instead of the file's bytes.
+    overlay: Overlay,
 }
 
 /// A section of code.
@@ -97,7 +100,14 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
         areas.sort_by_key(|area| area.range.start);
         let numbers = areas.iter().enumerate().map(|(at, area)| (area.section, at)).collect();
         let (absolute, variables) = (Cell::new(None), Variables::default());
-        Ok(Self { file, areas, numbers, ranges, layout, absolute, variables })
+        let overlay = Overlay::default();
+        Ok(Self { file, areas, numbers, ranges, layout, absolute, variables, overlay })
+    }
+
+    /// From here on, other bytes run than the file's.
+    pub(super) fn put(&mut self, overlay: Overlay) {
+        self.overlay = overlay;
+        self.absolute.set(None);
     }
 
     /// The code of a section.
@@ -188,10 +198,30 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
     /// The bytes that the CPU finds from `address` on, which lies in `area`: as many as an
     /// instruction can have.
     pub(super) fn glance(&self, area: &Area, address: u64) -> Result<Glance, ReadError> {
+        let mut glance = self.glance_file(area, address)?;
+        let range = address..address + glance.len as u64;
+        for piece in self.overlay.over(&range) {
+            let Range { start, end } = piece.range;
+            let is_outside = |field: &Range<u64>| field.start < start || end < field.end;
+            glance.wrong.retain(|(field, _)| is_outside(field));
+            glance.out.retain(|(field, _)| is_outside(field));
+            glance.numbers.retain(is_outside);
+            put(&mut glance.bytes[..glance.len], address, start, &piece.bytes);
+            let is_near = |field: &Range<u64>| field.start < range.end && range.start < field.end;
+            let wrong = piece.wrong.iter().filter(|(field, _)| is_near(field));
+            glance.wrong.extend(wrong.cloned());
+            glance.out.extend(piece.out.iter().filter(|(field, _)| is_near(field)).cloned());
+            glance.numbers.extend(piece.numbers.iter().filter(|field| is_near(field)).cloned());
+        }
+        Ok(glance)
+    }
+
+    /// The same as the file has it.
+    pub(super) fn glance_file(&self, area: &Area, address: u64) -> Result<Glance, ReadError> {
         let len = (area.range.end - address).min(15) as usize;
         let (wrong, out, numbers) = (Vec::new(), Vec::new(), Vec::new());
         let mut glance = Glance { bytes: [0; 15], len, wrong, out, numbers };
-        self.copy(area, address, &mut glance.bytes[..len])?;
+        self.copy_file(area, address, &mut glance.bytes[..len])?;
         let range = address..address + len as u64;
         for relocation in self.touching(area, &range)? {
             let at = area.range.start + relocation.offset;
@@ -221,10 +251,15 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
         range: &Range<u64>,
     ) -> Result<Option<u64>, ReadError> {
         let mut touching = self.touching(area, range)?.into_iter();
-        let out = touching
-            .find(|relocation| matches!(self.resolve(area, relocation), Ok((.., Leads::Out(_)))));
+        let out = touching.find(|relocation| {
+            !self.is_replaced(area, relocation)
+                && matches!(self.resolve(area, relocation), Ok((.., Leads::Out(_))))
+        });
         let place = |out: &Relocation| area.range.start.saturating_add(out.range().start);
-        Ok(out.map(|out| place(out).max(range.start)))
+        let pieces = self.overlay.over(range).iter().flat_map(|piece| &piece.out);
+        let out = out.into_iter().map(place).chain(pieces.map(|(field, _)| field.start));
+        let first = out.filter(|at| *at < range.end).min();
+        Ok(first.map(|at| at.max(range.start)))
     }
 
     /// The bytes at `range`, which lies in `area`, with all that is relocated in them. Distances to
@@ -237,7 +272,18 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
     ) -> Result<Vec<u8>, ReadError> {
         let mut bytes = vec![0; (range.end - range.start) as usize];
         self.copy(area, range.start, &mut bytes)?;
-        let touching = self.touching(area, range)?;
+        let mut touching = self.touching(area, range)?;
+        touching.retain(|relocation| !self.is_replaced(area, relocation));
+        for piece in self.overlay.over(range) {
+            let is_in = |field: &Range<u64>| field.start < range.end && range.start < field.end;
+            if let Some((_, error)) = piece.wrong.iter().find(|(field, _)| is_in(field)) {
+                return Err(error.clone());
+            }
+            let mut out = piece.out.iter().filter(|(field, _)| is_in(field));
+            if let Some((_, out)) = out.find(|(field, _)| !across.allows(field.start)) {
+                return Err(out.error.clone());
+            }
+        }
         for (number, relocation) in touching.iter().enumerate() {
             let next = touching.get(number + 1);
             if let Some(next) = next.filter(|next| next.offset < relocation.range().end) {
@@ -262,8 +308,33 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
         Ok(bytes)
     }
 
-    /// The bytes at `address` as they are in the file.
+    /// Whether other bytes run than those that a relocation changes.
+    fn is_replaced(&self, area: &Area, relocation: &Relocation) -> bool {
+        let Range { start, end } = relocation.range();
+        let place = |offset| area.range.start.saturating_add(offset);
+        let changed = place(start)..place(end);
+        let pieces = self.overlay.over(&changed).iter();
+        let mut pieces = pieces.map(|piece| &piece.range);
+        pieces.any(|piece| piece.start <= changed.start && changed.end <= piece.end)
+    }
+
+    /// The bytes at `address`, before anything is relocated.
     pub(super) fn copy(&self, area: &Area, address: u64, to: &mut [u8]) -> Result<(), ReadError> {
+        self.copy_file(area, address, to)?;
+        let range = address..address + to.len() as u64;
+        for piece in self.overlay.over(&range) {
+            put(to, address, piece.range.start, &piece.bytes);
+        }
+        Ok(())
+    }
+
+    /// The bytes at `address` as they are in the file.
+    pub(super) fn copy_file(
+        &self,
+        area: &Area,
+        address: u64,
+        to: &mut [u8],
+    ) -> Result<(), ReadError> {
         let damaged = || ReadError::NoContents { section: self.section(area).text() };
         if !self.section(area).has_bytes() {
             return Err(damaged());

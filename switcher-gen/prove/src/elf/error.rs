@@ -312,6 +312,26 @@ pub enum ReadError {
         /// What happens there.
         how: &'static str,
     },
+    /// Several images are possible, and one is asked for.
+    #[error(
+        "what runs depends on what the kernel finds when it boots: `{}`, `{}` or others; choose one \
+         (`--boot`)", .images[0], .images[1]
+    )]
+    Open {
+        /// The choices of two of them.
+        images: [String; 2],
+    },
+    /// There are more images than can be judged.
+    #[error(
+        "what runs depends on more than the kernel's {most} ways to boot that are judged{}: say \
+         how some of it is (`--boot`)", if .boot.is_empty() { String::new() } else { format!(" (such as {boot})") }
+    )]
+    Combinations {
+        /// How many are judged.
+        most: usize,
+        /// Some of the choices.
+        boot: String,
+    },
     /// Something names the code that may be such a table.
     #[error(
         "`{section}` names {at}, and it is not known what for: if it changes the code that is reached, \

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::boot::{Choice, Choices, Feature};
 use super::error::ReadError;
 use super::places::{BASE, PlaceInFile};
+use switcher_model::Features;
 
 /// The code of an ELF file, as it lies in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct Foreign {
     /// Where the routines of the host's are taken to lie, if the file is an object. What it defines
     /// itself is among the symbols, and goes before these.
     pub hosts: BTreeMap<&'static str, u64>,
+    /// What decides about these bytes when Linux boots, and how it was decided.
+    pub choices: Choices,
     /// The addresses of data, relative to GS base, by their names: the per-CPU variables of an
     /// object that its code refers to, and those that were [asked for](super::Request::with_data).
     pub data: BTreeMap<String, u64>,
@@ -105,6 +109,15 @@ impl Foreign {
         }));
         assumed.extend(self.taken.iter().cloned());
         assumed
+    }
+
+    /// What a CPU has on which these bytes run, as far as that was a choice.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        match self.choices.get(&Choice::Feature(Feature::SMAP)) {
+            Some(true) => Features::SMAP,
+            _ => Features::empty(),
+        }
     }
 
     /// All bytes from the first one known to the last. INT3 fills the gaps.

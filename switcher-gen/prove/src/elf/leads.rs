@@ -39,6 +39,7 @@ pub(super) enum Leads {
 }
 
 /// A field that leads out of its section.
+#[derive(Clone)]
 pub(super) struct Out {
     /// What it is good for.
     pub(super) use_: Use,

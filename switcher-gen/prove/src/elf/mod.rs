@@ -13,6 +13,7 @@
 //! | `code` | its code byte by byte |
 //! | `layout` | where the parts of an object are taken to lie |
 //! | `leads` | what of an object's code leads out of its section, and may |
+//! | `boot` | what Linux makes of the code when it boots |
 //! | `relocation` | what each kind of relocation changes |
 //! | `names` | what its symbols say |
 //! | `reach` | what of the code a switcher's routines reach |
@@ -29,6 +30,7 @@
 //! | `exports` | whether what the dynamic section names is what was looked at |
 
 mod among;
+mod boot;
 mod code;
 mod dynamic;
 mod error;
@@ -54,9 +56,10 @@ mod request;
 mod segments;
 mod words;
 
+pub use boot::{Choice, Choices, Feature, text as choices};
 pub use error::ReadError;
 pub use foreign::{CodeSection, Foreign, Linkage};
 pub use linker_error::LinkerError;
 pub use places::PlaceInFile;
-pub use read::{read, read_as, read_file, read_file_as};
+pub use read::{images, images_of, read, read_as, read_file, read_file_as};
 pub use request::{Request, RequestError};

@@ -18,6 +18,7 @@ use std::ops::Range;
 use object::elf::SHF_ALLOC;
 
 use super::among;
+use super::boot::Boot;
 use super::code::{Area, FileCode};
 use super::dynamic::{Applied, Loaded};
 use super::error::ReadError;
@@ -62,6 +63,7 @@ pub(super) fn check<'data, R: Contents<'data>>(
     loaded: Option<&Loaded>,
     reached: &Reached<'_>,
     bounds: &[(String, Range<u64>)],
+    boot: &Boot,
 ) -> Result<Tables, ReadError> {
     let mut tables = Tables::default();
     let areas = reached.ranges.iter().filter_map(|range| code.area(range.start));
@@ -75,7 +77,8 @@ pub(super) fn check<'data, R: Contents<'data>>(
         // The section that is executed is code, whatever its name.
         let is_home = homes.contains(&number);
         let purpose = if is_home { Purpose::Code } else { Purpose::of(code.file, number, loaded) };
-        if section.size == 0 || purpose == Purpose::Harmless("") {
+        // What a known table changes was changed already.
+        if section.size == 0 || purpose == Purpose::Harmless("") || boot.knows(number) {
             continue;
         }
         let name = section.text();
@@ -118,7 +121,15 @@ pub(super) fn check<'data, R: Contents<'data>>(
     let is_of_interest = |(name, _): &&(String, Range<u64>)| {
         matches!(Purpose::of_name(name), Purpose::Patches(_) | Purpose::Unknown)
     };
-    for (name, range) in bounds.iter().filter(is_of_interest) {
+    let is_known = |range: &Range<u64>| {
+        let mut sections = code.file.sections.iter().enumerate();
+        sections.any(|(number, section)| {
+            let Range { start, end } = section.range();
+            boot.knows(number) && start <= range.start && range.end <= end
+        })
+    };
+    for (name, range) in bounds.iter().filter(is_of_interest).filter(|(_, range)| !is_known(range))
+    {
         let purpose = Purpose::of_name(name);
         let (address, size) = (range.start, range.end - range.start);
         let Some(offset) = place(&loaded.segments, address, size) else { continue };

@@ -13,6 +13,7 @@ use object::elf::{
 use object::read::ReadCache;
 use object::read::elf::SectionHeader;
 
+use super::boot::{self, Boot, Choice, Choices};
 use super::code::{Area, FileCode};
 use super::dynamic::Loaded;
 use super::error::ReadError;
@@ -56,7 +57,37 @@ pub fn read(data: &[u8]) -> Result<Foreign, ReadError> {
 /// # Errors
 /// As [`read()`].
 pub fn read_as(data: &[u8], request: Request) -> Result<Foreign, ReadError> {
+    images(data, request).and_then(only)
+}
+
+/// The code for each combination of what Linux chooses when it boots, as far as the code depends on
+/// it and the request does not say it. There is at least one.
+///
+/// # Errors
+/// As [`read()`], and if there are too many.
+pub fn images(data: &[u8], request: Request) -> Result<Vec<Foreign>, ReadError> {
     read_from(data, request)
+}
+
+/// The same of an open file.
+///
+/// # Errors
+/// As [`images()`]; a file that cannot be read is a damaged one.
+pub fn images_of(file: &std::fs::File, request: Request) -> Result<Vec<Foreign>, ReadError> {
+    let cache = ReadCache::new(file);
+    read_from(OnDisk { cache: &cache, file }, request)
+}
+
+/// The only image.
+fn only(mut images: Vec<Foreign>) -> Result<Foreign, ReadError> {
+    match (images.pop(), images.pop()) {
+        (Some(image), None) => Ok(image),
+        (Some(one), Some(other)) => {
+            let images = [one, other].map(|image| boot::text(&image.choices));
+            Err(ReadError::Open { images })
+        }
+        (None, _) => Err(ReadError::NoCode),
+    }
 }
 
 /// Reads an open file, of which only the parts that are needed come into memory.
@@ -72,27 +103,73 @@ pub fn read_file(file: &std::fs::File) -> Result<Foreign, ReadError> {
 /// # Errors
 /// As [`read_file()`].
 pub fn read_file_as(file: &std::fs::File, request: Request) -> Result<Foreign, ReadError> {
-    let cache = ReadCache::new(file);
-    read_from(OnDisk { cache: &cache, file }, request)
+    images_of(file, request).and_then(only)
 }
 
-fn read_from<'data, R: Contents<'data>>(data: R, request: Request) -> Result<Foreign, ReadError> {
+fn read_from<'data, R: Contents<'data>>(
+    data: R,
+    request: Request,
+) -> Result<Vec<Foreign>, ReadError> {
     let length = data.len().unwrap_or_default().min(64);
     check_header(data.read_bytes_at(0, length).unwrap_or_default())?;
     let file = File::parse(data, request)?;
     let layout = file.is_object().then(|| names::has_entries(&file)).transpose()?;
     let layout = layout.map(|is_switcher| Layout::of(&file, is_switcher));
-    let code = FileCode::new(&file, layout)?;
+    let mut code = FileCode::new(&file, layout)?;
     let names = Names::new(&code)?;
     // Of a file that is no switcher, this is what is wrong with it, and nothing else.
-    switcher(&code, &names).map_err(|error| names.missing().unwrap_or(error))
+    combinations(&mut code, &names).map_err(|error| names.missing().unwrap_or(error))
+}
+
+/// The code for each combination of choices that it depends on, besides those that are made.
+fn combinations<'data, R: Contents<'data>>(
+    code: &mut FileCode<'_, 'data, R>,
+    names: &Names,
+) -> Result<Vec<Foreign>, ReadError> {
+    /// More combinations than anybody would judge.
+    const MOST: usize = 64;
+    let boot = Boot::read(code)?;
+    let mut images: Vec<Foreign> = Vec::new();
+    let mut ahead = vec![code.file.request.choices().clone()];
+    while let Some(made) = ahead.pop() {
+        code.put(boot.overlay(code, &made)?);
+        match switcher(code, names, &boot, &made)? {
+            Read::Code(foreign) => {
+                // Choices that make no difference make no other image.
+                let is_known = |known: &Foreign| known.pieces == foreign.pieces;
+                if !images.iter().any(is_known) {
+                    images.push(*foreign);
+                }
+            }
+            Read::Open(choice) => {
+                for is_on in [true, false] {
+                    let mut made = made.clone();
+                    made.insert(choice.clone(), is_on);
+                    ahead.push(made);
+                }
+            }
+        }
+        if images.len() + ahead.len() > MOST {
+            return Err(ReadError::Combinations { most: MOST, boot: boot::text(&made) });
+        }
+    }
+    Ok(images)
+}
+
+/// What comes of reading the code with some choices made.
+enum Read {
+    Code(Box<Foreign>),
+    /// What is reached depends on this choice as well.
+    Open(Choice),
 }
 
 /// The code, and what is assumed of it.
 fn switcher<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     names: &Names,
-) -> Result<Foreign, ReadError> {
+    boot: &Boot,
+    made: &Choices,
+) -> Result<Read, ReadError> {
     let file = code.file;
     let of_objects = if file.is_object() { file.sections.as_slice() } else { &[] };
     for section in of_objects {
@@ -124,6 +201,9 @@ fn switcher<'data, R: Contents<'data>>(
         usable(code, area)?;
     }
     let ranges: Vec<_> = reached.iter().map(|(_, range)| range.clone()).collect();
+    if let Some(choice) = boot.open(&ranges, made).filter(|_| home.is_some()) {
+        return Ok(Read::Open(choice.clone()));
+    }
     let loaded = if file.is_object() { None } else { Some(Loaded::new(file)?) };
     if let Some(loaded) = &loaded {
         for area in &parts {
@@ -153,7 +233,7 @@ fn switcher<'data, R: Contents<'data>>(
     };
     // Nothing is proved if a routine is missing.
     let tables = match names.missing() {
-        None => patched::check(code, loaded.as_ref(), &reached, &names.bounds)?,
+        None => patched::check(code, loaded.as_ref(), &reached, &names.bounds, boot)?,
         Some(_) => patched::Tables::default(),
     };
     let base = home.map_or(ranges[0].start, |home| home.range.start);
@@ -192,7 +272,8 @@ fn switcher<'data, R: Contents<'data>>(
              variable's address, wherever the code lies",
         ));
     }
-    Ok(Foreign {
+    Ok(Read::Code(Box::new(Foreign {
+        choices: boot.made(&ranges, made),
         base,
         pieces,
         symbols: found.symbols,
@@ -209,7 +290,7 @@ fn switcher<'data, R: Contents<'data>>(
         unknown: tables.unknown,
         unpatched: Vec::new(),
         taken,
-    })
+    })))
 }
 
 /// IRETQ, and a trap after it.

@@ -3,6 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use switcher_gen::Variant;
+use switcher_gen::arch::PagingMode;
+
+use super::boot::{Choice, Choices, Feature};
 use super::error::likeness;
 use super::names;
 
@@ -22,6 +26,8 @@ pub struct Request {
     symbols: BTreeMap<String, &'static str>,
     /// The symbols of data of which the addresses are wanted.
     data: BTreeSet<String>,
+    /// What is known of how the kernel boots.
+    choices: Choices,
 }
 
 /// Why something cannot be asked.
@@ -78,6 +84,37 @@ impl Request {
     pub fn with_data(mut self, symbol: &str) -> Self {
         self.data.insert(symbol.into());
         self
+    }
+
+    /// The kernel is known to boot in this way.
+    #[must_use]
+    pub fn with_choice(mut self, choice: Choice, is_on: bool) -> Self {
+        self.choices.insert(choice, is_on);
+        self
+    }
+
+    /// What the kernel finds on every host that `variant` is for: of the features that it depends
+    /// on, those that the variant says.
+    #[must_use]
+    pub fn on(self, variant: &Variant) -> Self {
+        let known = [
+            (Feature::ALWAYS, true),
+            (Feature::FSGSBASE, true),
+            (Feature::XENPV, false),
+            (Feature::LA57, variant.paging() == PagingMode::FiveLevel),
+            (Feature::IBT, variant.ibt()),
+        ];
+        let mut choices: Choices =
+            known.into_iter().map(|(feature, is_on)| (Choice::Feature(feature), is_on)).collect();
+        choices.insert(Choice::ReturnThunk, variant.mitigations().untrain);
+        // What was said before goes before.
+        choices.extend(self.choices);
+        Self { choices, ..self }
+    }
+
+    /// What is known of how the kernel boots.
+    pub(super) const fn choices(&self) -> &Choices {
+        &self.choices
     }
 
     /// What a symbol of theirs is called here.

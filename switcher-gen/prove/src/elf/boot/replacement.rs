@@ -1,0 +1,80 @@
+//! The code of an alternative, moved to where it runs: distances to what lies elsewhere are corrected
+//! by how far it was moved, as Linux does.
+
+use std::ops::Range;
+
+use iced_x86::{Decoder, DecoderOptions, OpKind};
+
+use super::super::code::FileCode;
+use super::super::error::ReadError;
+use super::super::file::Contents;
+use super::super::leads::Use;
+use super::overlay::Piece;
+use super::{nops, plain};
+
+/// The code at `from` as it is once it has been moved to `to`, and NOPs up to its end.
+pub(super) fn moved<'data, R: Contents<'data>>(
+    code: &FileCode<'_, 'data, R>,
+    from: &Range<u64>,
+    to: &Range<u64>,
+) -> Result<Piece, ReadError> {
+    let mut piece = plain(to, Vec::new());
+    let home = code.area(to.start).ok_or(ReadError::NoCode)?;
+    let mut at = from.start;
+    while at < from.end {
+        let area = code.area(at).ok_or(ReadError::NoCode)?;
+        let wrong = |how| {
+            let section = code.section(area).text();
+            Err(ReadError::Patched { section, at: code.place(home, to.start), how })
+        };
+        let glance = code.glance_file(area, at)?;
+        let bytes = &glance.bytes[..glance.len.min((from.end - at) as usize)];
+        let mut decoder = Decoder::with_ip(64, bytes, at, DecoderOptions::NONE);
+        let i = decoder.decode();
+        if i.is_invalid() {
+            return wrong("what is put there is no instruction");
+        }
+        let fields = decoder.get_constant_offsets(&i);
+        let here = to.start + (at - from.start);
+        let mut own = bytes[..i.len()].to_vec();
+        let target = if i.op0_kind() == OpKind::NearBranch64 {
+            Some((i.near_branch_target(), fields.immediate_offset(), fields.immediate_size()))
+        } else if i.is_ip_rel_memory_operand() {
+            let (offset, size) = (fields.displacement_offset(), fields.displacement_size());
+            Some((i.ip_rel_memory_address(), offset, size))
+        } else {
+            None
+        };
+        if let Some((target, offset, size)) = target.filter(|(target, ..)| !from.contains(target)) {
+            let by = target.wrapping_sub(here + i.len() as u64).cast_signed();
+            match i32::try_from(by) {
+                Ok(by) if size == 4 => own[offset..offset + 4].copy_from_slice(&by.to_le_bytes()),
+                _ => return wrong("what is put there leads further than its distance can"),
+            }
+        }
+        let end = at + i.len() as u64;
+        let there = |field: &Range<u64>| field.start - at + here..field.end - at + here;
+        let within = |field: &Range<u64>| field.start < end;
+        piece.wrong.extend(
+            glance
+                .wrong
+                .into_iter()
+                .filter(|(field, _)| within(field))
+                .map(|(f, e)| (there(&f), e)),
+        );
+        for (field, out) in glance.out.into_iter().filter(|(field, _)| within(field)) {
+            // What was in another section is in its own now.
+            let leads_home = out.use_ == Use::Branch
+                && target.is_some_and(|(target, ..)| home.range.contains(&target));
+            if !leads_home {
+                piece.out.push((there(&field), out));
+            }
+        }
+        piece.numbers.extend(glance.numbers.iter().filter(|f| within(f)).map(there));
+        piece.bytes.extend(own);
+        at = end;
+    }
+    let left = (to.end - to.start).saturating_sub(piece.bytes.len() as u64);
+    piece.bytes.extend(nops(left));
+    Ok(piece)
+}

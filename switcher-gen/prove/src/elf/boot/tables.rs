@@ -1,0 +1,90 @@
+//! Linux's tables of what is patched at boot, as they are in a file: of each entry the places that it
+//! names, with the linker's work done.
+//!
+//! Fields that name places are distances of 32 bits from themselves. In an object each has a
+//! relocation, and in a linked file its value.
+
+use object::elf::R_X86_64_PC32;
+
+use super::super::code::FileCode;
+use super::super::error::ReadError;
+use super::super::file::Contents;
+
+/// A table of entries of one size.
+pub(super) struct Table {
+    /// The number of its section.
+    pub(super) section: usize,
+    pub(super) name: String,
+    pub(super) bytes: Vec<u8>,
+    /// The addresses that relocated fields name, by offset.
+    places: Vec<(usize, u64)>,
+    /// The address of the first byte, of a linked file.
+    address: Option<u64>,
+}
+
+/// More than all tables of a kernel have.
+const MOST: u64 = 16 << 20;
+
+impl Table {
+    /// The table in a section, if it is one of which the fields can be read.
+    pub(super) fn read<'data, R: Contents<'data>>(
+        code: &FileCode<'_, 'data, R>,
+        number: usize,
+    ) -> Result<Option<Self>, ReadError> {
+        let section = &code.file.sections[number];
+        if !section.has_bytes() || section.size > MOST {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; section.size as usize];
+        let truncated = |()| ReadError::Truncated { section: section.text() };
+        code.file.data.copy(section.offset(), &mut bytes).map_err(truncated)?;
+        let mut places = Vec::new();
+        let relocations = match code.file.is_object() {
+            true => code.file.relocations(number)?,
+            false => Vec::new(),
+        };
+        for relocation in relocations {
+            // A field that anything else relocates names no place that is known.
+            if relocation.kind != R_X86_64_PC32 {
+                continue;
+            }
+            let Some((of, value, _)) = code.file.refers_to(&relocation)? else { continue };
+            let Some(start) = code.address_in(of, 0) else { continue };
+            let by = relocation.addend.unwrap_or_default();
+            let place = start.wrapping_add(value).wrapping_add_signed(by);
+            places.push((relocation.offset as usize, place));
+        }
+        places.sort_unstable();
+        let (name, is_object) = (section.text(), code.file.is_object());
+        let address = (!is_object).then_some(section.address);
+        Ok(Some(Self { section: number, name, bytes, places, address }))
+    }
+
+    /// The address that the field at an offset names; `None` if it names none that is known.
+    pub(super) fn place(&self, offset: usize) -> Option<u64> {
+        match self.address {
+            Some(address) => {
+                let by = i32::from_le_bytes(*self.bytes.get(offset..)?.first_chunk()?);
+                Some(address.wrapping_add(offset as u64).wrapping_add_signed(by.into()))
+            }
+            None => {
+                let at = self.places.binary_search_by_key(&offset, |(at, _)| *at).ok()?;
+                Some(self.places[at].1)
+            }
+        }
+    }
+
+    /// A number of two bytes.
+    pub(super) fn word(&self, offset: usize) -> Option<u16> {
+        Some(u16::from_le_bytes(*self.bytes.get(offset..)?.first_chunk()?))
+    }
+
+    pub(super) fn byte(&self, offset: usize) -> Option<u8> {
+        self.bytes.get(offset).copied()
+    }
+
+    /// The offsets of all entries of `size` bytes, if there is no rest.
+    pub(super) fn entries(&self, size: usize) -> Option<impl Iterator<Item = usize>> {
+        (self.bytes.len().is_multiple_of(size)).then(|| (0..self.bytes.len()).step_by(size))
+    }
+}

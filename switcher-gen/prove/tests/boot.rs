@@ -1,0 +1,289 @@
+//! What Linux makes of its code when it boots: each image is judged, by what decides about it, and
+//! what the file holds is not taken for what runs.
+
+mod gas;
+
+use switcher_gen::Variant;
+use switcher_prove::elf::{self, Choice, Feature, Foreign, ReadError, Request};
+use switcher_prove::{Profile, Prover, Target, Verdict};
+
+const KERNEL: &str = include_str!("gas/kernel.S");
+/// In front of the exit's load of the host's root.
+const EXIT: &str = "switcher_return_from_guest:\n\torc\n";
+
+fn profile() -> &'static Profile {
+    Profile::named("linux-pvm-2024").unwrap()
+}
+
+fn variant(name: &str) -> Variant {
+    name.parse().unwrap()
+}
+
+fn target(foreign: &Foreign, variant: &Variant) -> Target {
+    let block = profile().block(foreign).unwrap();
+    let features = foreign.features();
+    let setting = profile().setting(variant).unwrap().with_block(block).with_features(features);
+    profile().with_windows(Target::foreign(foreign, setting).unwrap(), foreign)
+}
+
+/// The images of an object, for hosts that a variant is for.
+fn images(object: &[u8], variant: &Variant) -> Vec<Foreign> {
+    elf::images(object, profile().request().on(variant)).unwrap()
+}
+
+/// The obligation that each image breaks, after what decides about the image.
+fn verdicts(object: &[u8], name: &str) -> Vec<(String, Option<&'static str>)> {
+    let variant = variant(name);
+    let mut all: Vec<_> = images(object, &variant)
+        .iter()
+        .map(|image| {
+            let verdict = match Prover::default().prove(&target(image, &variant)) {
+                Verdict::Proved(_) => None,
+                Verdict::Refuted(found) => Some(found.obligation.name),
+                other => panic!("{other:?}"),
+            };
+            (elf::choices(&image.choices), verdict)
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+fn with(symbols: &[(&str, i64)]) -> Vec<u8> {
+    gas::assemble(KERNEL, symbols)
+}
+
+/// The kernel with this in front of the exit.
+fn at_exit(code: &str) -> Vec<u8> {
+    let source = gas::replaced(KERNEL, &[(EXIT, &format!("{EXIT}{code}"))]);
+    gas::assemble(&source, &[])
+}
+
+/// An alternative as Linux writes it since 6.3.
+fn alternative(old: &str, new: &str, feature: &str, flags: u16) -> String {
+    format!(
+        "881:\t{old}\n882:\n\t.skip -(((884f - 883f) - (882b - 881b)) > 0) * \
+         ((884f - 883f) - (882b - 881b)), 0x90\n885:\n\
+         \t.pushsection .altinstructions, \"a\"\n\t.long 881b - ., 883f - .\n\
+         \t.short {feature}, {flags}\n\t.byte 885b - 881b, 884f - 883f\n\t.popsection\n\
+         \t.pushsection .altinstr_replacement, \"ax\"\n883:\t{new}\n884:\n\t.popsection\n"
+    )
+}
+
+fn linked(object: &[u8]) -> Vec<u8> {
+    let defined = gas::assemble(
+        "\t.section .data..percpu, \"aw\"\n\t.globl cpu_tss_rw\ncpu_tss_rw:\t.zero 0x1000\n\
+         \t.text\n\t.globl native_irq_return_iret\nnative_irq_return_iret:\tiretq\n\tint3\n\
+         \t.globl __x86_return_thunk\n__x86_return_thunk:\tret\n\tint3\n",
+        &[],
+    );
+    let script = tempfile::NamedTempFile::new().unwrap();
+    let text = "SECTIONS { .text 0xffffffff81000000 : { *(.entry.text) *(.text) } \
+                .altinstr_replacement : { *(.altinstr_replacement) } \
+                .altinstructions : { *(.altinstructions) } .return_sites : { *(.return_sites) } \
+                .ibt_endbr_seal : { *(.ibt_endbr_seal) } \
+                .data..percpu 0xffffffff83000000 : { *(.data..percpu) } \
+                __jump_table : { *(__jump_table) } }";
+    std::fs::write(script.path(), text).unwrap();
+    let args = ["-no-pie", "-T", script.path().to_str().unwrap(), "-e", "switcher_enter_guest"];
+    gas::process_all("ld", &args, &[object, &defined])
+}
+
+#[test]
+fn an_alternative_is_what_runs_where_its_feature_is() {
+    let object = with(&[("ALTERNATIVES", 1)]);
+    for file in [&object, &linked(&object)] {
+        // The variant says how many levels there are.
+        assert_eq!(verdicts(file, "intel-4level"), [("la57=off".into(), None)]);
+        assert_eq!(verdicts(file, "intel-la57"), [("la57=on".into(), None)]);
+        // Whoever says nothing is asked.
+        let both = elf::images(file, profile().request()).unwrap();
+        assert_eq!(both.len(), 2);
+        let error = elf::read_as(file, profile().request()).unwrap_err();
+        assert!(matches!(&error, ReadError::Open { .. }), "{error}");
+        assert!(error.to_string().contains("la57=on"), "{error}");
+    }
+    // The bytes of the file are those of four levels.
+    let plain = with(&[]);
+    let five = verdicts(&plain, "intel-la57");
+    assert!(matches!(&five[..], [(choices, Some(_))] if choices.is_empty()), "{five:?}");
+}
+
+#[test]
+fn an_alternative_that_is_wrong_is_refuted_although_the_file_is_right() {
+    let source = gas::replaced(KERNEL, &[("\tsar\t$7, %rcx\n", "\tsar\t$8, %rcx\n")]);
+    let object = gas::assemble(&source, &[("ALTERNATIVES", 1)]);
+    for file in [&object, &linked(&object)] {
+        assert_eq!(verdicts(file, "intel-4level"), [("la57=off".into(), None)]);
+        let [(_, Some(_))] = &verdicts(file, "intel-la57")[..] else { panic!("not refuted") };
+    }
+}
+
+#[test]
+fn each_combination_of_features_is_judged_by_name() {
+    // CLAC is #UD without SMAP, and the alternative knows.
+    let clac = at_exit(&alternative("", "clac", "9 * 32 + 20", 0));
+    let both = [("smap=off".to_owned(), None), ("smap=on".to_owned(), None)];
+    assert_eq!(verdicts(&clac, "intel-4level"), both);
+    assert_eq!(verdicts(&linked(&clac), "intel-4level"), both);
+    // The other way round, it is executed where it does not exist.
+    let inverted = at_exit(&alternative("", "clac", "9 * 32 + 20", 1));
+    let expected = [("smap=off".to_owned(), Some("exists")), ("smap=on".to_owned(), None)];
+    assert_eq!(verdicts(&inverted, "intel-4level"), expected);
+    // Of two, one image each way.
+    let two = alternative("", "clac", "9 * 32 + 20", 0)
+        + &alternative("", "mov %rax, %gs:0", "7 * 32 + 11", 0);
+    let two = verdicts(&at_exit(&two), "intel-4level");
+    let wrong: Vec<_> = two.iter().filter(|(_, broken)| broken.is_some()).collect();
+    assert_eq!((two.len(), wrong.len()), (4, 2), "{two:?}");
+    assert!(wrong.iter().all(|(choices, _)| choices.contains("7*32+11=on")), "{two:?}");
+}
+
+#[test]
+fn of_several_alternatives_of_one_place_the_last_that_applies_runs() {
+    let second = alternative("", "clac", "9 * 32 + 20", 0);
+    // The second entry is about the same place, and comes after.
+    let more = "\t.pushsection .altinstructions, \"a\"\n\t.long 881b - ., 893f - .\n\
+         \t.short 7 * 32 + 11, 0\n\t.byte 885b - 881b, 894f - 893f\n\t.popsection\n\
+         \t.pushsection .altinstr_replacement, \"ax\"\n893:\tcld\n894:\n\t.popsection\n";
+    let all = verdicts(&at_exit(&(second + more)), "intel-4level");
+    assert_eq!(all.len(), 3, "{all:?}");
+    assert!(all.iter().all(|(_, broken)| broken.is_none()), "{all:?}");
+}
+
+#[test]
+fn code_that_is_moved_leads_where_it_led() {
+    // A jump out of the alternative, and an operand that counts from RIP.
+    let jump = alternative("nop", "jmp 777f", "7 * 32 + 11", 0) + "777:\n";
+    let operand = alternative("nop", "cmpq $0, %gs:cpu_tss_rw + HOST_RSP(%rip)", "7 * 32 + 11", 0);
+    for code in [jump, operand] {
+        let object = at_exit(&code);
+        for file in [&object, &linked(&object)] {
+            let all = verdicts(file, "intel-4level");
+            let none = [("7*32+11=off".to_owned(), None), ("7*32+11=on".to_owned(), None)];
+            assert_eq!(all, none, "{code}");
+        }
+    }
+    // Past the load of the root, it is wrong.
+    let away = alternative("nop", "jmp 1f", "7 * 32 + 11", 0);
+    let object = at_exit(&away);
+    for file in [&object, &linked(&object)] {
+        let all = verdicts(file, "intel-4level");
+        assert!(all[0].1.is_none() && all[1].1.is_some(), "{all:?}");
+    }
+}
+
+#[test]
+fn returns_are_jumps_to_a_thunk_or_they_are_not() {
+    let object = with(&[("THUNKS", 1)]);
+    // The object jumps to the thunk, and without a fault of returns Linux puts a RET there.
+    for file in [&object, &linked(&object)] {
+        assert_eq!(verdicts(file, "intel-4level"), [("return-thunk=off".into(), None)]);
+    }
+    let on = profile().request().with_choice(Choice::ReturnThunk, true);
+    let error = elf::read_as(&object, on).unwrap_err();
+    assert!(
+        matches!(&error, ReadError::Undefined { symbol, .. } if symbol == "__x86_return_thunk")
+    );
+}
+
+#[test]
+fn a_static_branch_goes_both_ways() {
+    let branch = |to: &str| {
+        format!(
+            "991:\t.byte 0x0F, 0x1F, 0x44, 0x00, 0x00\n\t.pushsection __jump_table, \"aw\"\n\
+             \t.long 991b - ., {to} - .\n\t.quad 0\n\t.popsection\n992:\n"
+        )
+    };
+    let right = at_exit(&branch("992f"));
+    for file in [&right, &linked(&right)] {
+        let all = verdicts(file, "intel-4level");
+        assert!(all.len() == 2 && all.iter().all(|(_, broken)| broken.is_none()), "{all:?}");
+    }
+    // Past the load of the root.
+    let wrong = at_exit(&branch("1f"));
+    for file in [&wrong, &linked(&wrong)] {
+        let all = verdicts(file, "intel-4level");
+        let broken: Vec<_> = all.iter().filter(|(_, broken)| broken.is_some()).collect();
+        assert!(all.len() == 2 && broken.len() == 1, "{all:?}");
+        assert!(broken[0].0.contains("=on"), "{all:?}");
+    }
+}
+
+#[test]
+fn a_landing_pad_that_is_sealed_is_none() {
+    let pad = |label: &str| (format!("{label}:\n"), format!("{label}:\n\tendbr64\n"));
+    let labels = ["entry_SYSCALL_64_switcher", "entry_SYSCALL_compat_switcher"].map(pad);
+    let mut source = KERNEL.to_owned();
+    for (from, to) in &labels {
+        source = gas::replaced(&source, &[(from, to)]);
+    }
+    let ibt = "intel-4level-ibt";
+    let proved = verdicts(&gas::assemble(&source, &[]), ibt);
+    assert!(matches!(&proved[..], [(_, None)]), "{proved:?}");
+    let sealed = format!(
+        "{source}\n\t.section .ibt_endbr_seal, \"a\"\n\t.long entry_SYSCALL_64_switcher - .\n"
+    );
+    let object = gas::assemble(&sealed, &[]);
+    for file in [&object, &linked(&object)] {
+        let refuted = verdicts(file, ibt);
+        assert!(matches!(&refuted[..], [(_, Some("endbr"))]), "{refuted:?}");
+    }
+}
+
+/// Versions of Linux have entries of other sizes.
+#[test]
+fn entries_of_other_versions_are_read_and_others_are_refused() {
+    let table = |entry: &str| {
+        at_exit(&format!(
+            "881:\tnop\n\tnop\n\tnop\n882:\n\t.pushsection .altinstructions, \"a\"\n\
+             \t.long 881b - ., 883f - .\n{entry}\t.popsection\n\
+             \t.pushsection .altinstr_replacement, \"ax\"\n883:\tclac\n884:\n\t.popsection\n"
+        ))
+    };
+    let smap = "\t.short 9 * 32 + 20\n";
+    for (rest, on, off) in [
+        (format!("{smap}\t.byte 882b - 881b, 884f - 883f\n"), None, None),
+        (format!("{smap}\t.byte 882b - 881b, 884f - 883f, 0\n"), None, None),
+        // The bit that means "not" there.
+        (
+            "\t.short 0x8000 | 9 * 32 + 20\n\t.byte 882b - 881b, 884f - 883f\n".to_owned(),
+            None,
+            Some("exists"),
+        ),
+    ] {
+        let expected = [("smap=off".to_owned(), off), ("smap=on".to_owned(), on)];
+        assert_eq!(verdicts(&table(&rest), "intel-4level"), expected, "{rest}");
+    }
+    let request = || profile().request().on(&variant("intel-4level"));
+    for wrong in [
+        // More is put there than there is room; a flag that nobody knows; another size.
+        format!("{smap}\t.short 0\n\t.byte 1, 884f - 883f\n"),
+        format!("{smap}\t.short 2\n\t.byte 882b - 881b, 884f - 883f\n"),
+        format!("{smap}\t.byte 882b - 881b, 884f - 883f, 0, 0, 0, 0\n"),
+    ] {
+        let error = elf::images(&table(&wrong), request()).unwrap_err();
+        assert!(matches!(&error, ReadError::Patched { .. }), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn more_ways_to_boot_than_can_be_judged_are_refused_with_a_way_out() {
+    let all: String = (0..7)
+        .map(|bit| {
+            let own = alternative("", &format!("mov ${bit}, %cl"), &format!("7 * 32 + {bit}"), 0);
+            (881..=885)
+                .fold(own, |own, label| own.replace(&label.to_string(), &format!("{label}{bit}")))
+        })
+        .collect();
+    let object = at_exit(&all);
+    let request = profile().request().on(&variant("intel-4level"));
+    let error = elf::images(&object, request.clone()).unwrap_err();
+    assert!(matches!(&error, ReadError::Combinations { .. }), "{error}");
+    assert!(error.to_string().contains("--boot"), "{error}");
+    let choices =
+        |number: u16| Choice::Feature(format!("7*32+{number}").parse::<Feature>().unwrap());
+    let fewer =
+        (2..7).fold(request, |request: Request, bit| request.with_choice(choices(bit), false));
+    assert_eq!(elf::images(&object, fewer).unwrap().len(), 4);
+}
