@@ -6,10 +6,11 @@ use similar::{DiffOp, DiffTag, TextDiff};
 use switcher_gen::Variant;
 use switcher_listing::{Listing, ListingOptions};
 
+use crate::foreign::ForeignArgs;
 use crate::names;
 use crate::outline;
 use crate::output::{self, Failure, conclude};
-use crate::target::{ForeignArgs, Subject};
+use crate::target::Subject;
 
 #[derive(clap::Args)]
 #[command(after_help = "\

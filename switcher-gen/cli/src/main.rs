@@ -12,6 +12,7 @@ mod cost;
 mod diff;
 mod emit;
 mod explain;
+mod foreign;
 mod fuzz;
 mod host;
 mod interrupt;
@@ -21,6 +22,7 @@ mod offsets;
 mod outline;
 mod parallel;
 mod place;
+mod profiles;
 mod prove;
 mod redundancy;
 mod target;
@@ -61,6 +63,7 @@ Examples:
   switcher diff intel-4level amd-4level       where two variants differ
   switcher cost                               what each path costs
   switcher prove --all                        prove every variant, for every state
+  switcher profiles                           the kernels that are known
   switcher explain MODE_TOGGLE                what are these instructions for?
   switcher mutate --variant intel-4level --every 50
                                               break it on purpose: do the proofs object?
@@ -85,6 +88,8 @@ enum Command {
     Cost(cost::Args),
     /// Prove a variant or anybody's code: for every state, it does what the specification says
     Prove(prove::Args),
+    /// Show the kernels that are known, and what a verdict on their switchers rests on
+    Profiles(profiles::Args),
     /// Say what an instruction is for: who objects to the code without it?
     Explain(explain::Args),
     /// Break a variant, one instruction at a time, and see whether the proofs object
@@ -104,6 +109,7 @@ fn main() -> ExitCode {
         Some(Command::Diff(args)) => diff::run(&args),
         Some(Command::Cost(args)) => cost::run(&args),
         Some(Command::Prove(args)) => prove::run(&args),
+        Some(Command::Profiles(args)) => profiles::run(&args),
         Some(Command::Explain(args)) => explain::run(&args),
         Some(Command::Mutate(args)) => mutate::run(&args),
         Some(Command::Redundancy(args)) => redundancy::run(&args),

@@ -138,9 +138,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let (results, of) = match args.all {
         true => all(&args.jobs, prove)?,
         false => {
-            let subject = args.target.subject()?;
+            let subjects = args.target.subjects()?;
             interrupt::listen();
-            (vec![prove(&subject)], 1)
+            let of = subjects.len() as u64;
+            (subjects.iter().map(prove).collect(), of)
         }
     };
     let done = if was_stopped.into_inner() { 0 } else { results.len() as u64 };

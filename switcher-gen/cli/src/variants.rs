@@ -9,9 +9,9 @@ use switcher_gen::arch::{PagingMode, Vendor};
 use switcher_gen::layout::{Placement, Revision};
 use switcher_gen::{Config, Image, Mitigation, Mitigations, Policy, Variant};
 
+use crate::foreign::Pvcs;
 use crate::host;
 use crate::output::{Content, Failure, write};
-use crate::target::Pvcs;
 
 #[derive(clap::Args)]
 #[command(after_help = "\

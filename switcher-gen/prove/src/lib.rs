@@ -93,7 +93,7 @@ pub use findings::{Findings, Refused};
 pub use goal::Goal;
 pub use layouts::{ExtraField, KnownField, LayoutError, Places, PvcsField};
 pub use obligation::Obligation;
-pub use profile::{NoProfile, Profile};
+pub use profile::{NoProfile, Profile, Range as ProfileRange};
 pub use prover::{Prove, Prover, Unexplored};
 pub use run::arms::Untaken;
 pub use run::saved::saved;

@@ -46,6 +46,16 @@ pub enum Range {
     SyscallCompat,
 }
 
+impl std::fmt::Display for Range {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Between(start, end) => write!(f, "from {start} to {end}"),
+            Self::At(at) => write!(f, "at {at}"),
+            Self::SyscallCompat => f.write_str("in the answer to a 32-bit SYSCALL"),
+        }
+    }
+}
+
 /// What the C code and the event entries of Linux guarantee.
 const LINUX: Contract = {
     let clauses = Clauses::ENTRY_REGISTERS

@@ -113,6 +113,8 @@ fn a_patch_table_that_names_reached_code_is_refused_by_its_name() {
         let source = with(&format!(".section {name}, \"a\", @progbits\n{entry}"));
         match error(&linked(&source, &[])) {
             ReadError::Patched { section, .. } => assert_eq!(section, name),
+            // What it does can be read there, and depends on the CPU.
+            ReadError::Open { .. } => assert_eq!(name, ".altinstructions"),
             other => panic!("{name}, linked: {other}"),
         }
     }
@@ -136,7 +138,8 @@ fn an_entry_reaches_as_far_as_it_says() {
         let source = format!("{}\n{table}\n", replaced(SWITCHER, &[(before, &near)]));
         for data in [assemble(&source, &[]), linked(&source, &[])] {
             let found = read(&data);
-            let is_patched = matches!(found, Err(ReadError::Patched { .. }));
+            let is_patched =
+                matches!(found, Err(ReadError::Patched { .. } | ReadError::Open { .. }));
             assert_eq!(is_patched, is_refused, "{length}: {found:?}");
         }
     }
@@ -263,6 +266,8 @@ fn a_patch_table_is_one_whatever_its_flags() {
         let source = with(&format!(".section {name}, \"ax\", @progbits\n{entry}"));
         match error(&linked(&source, &[])) {
             ReadError::Patched { section, .. } => assert_eq!(section, name),
+            // What it does can be read there, and depends on the CPU.
+            ReadError::Open { .. } => assert_eq!(name, ".altinstructions"),
             other => panic!("{name}, linked: {other}"),
         }
     }

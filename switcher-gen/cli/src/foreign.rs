@@ -1,0 +1,402 @@
+//! What others have assembled: the arguments that say what a file is, and how it becomes targets.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use switcher_gen::Variant;
+use switcher_gen::asm::Window;
+use switcher_gen::layout::{Revision, Tss, TssExtra};
+use switcher_model::Features;
+use switcher_prove::elf::{self, Choice, Feature, Foreign, Request, RequestError};
+use switcher_prove::{BlockOffsets, Clauses, Contract, Profile, Room, Target};
+
+use crate::emit::number;
+use crate::output::Failure;
+use crate::place::Place;
+use crate::target::Subject;
+
+/// What others have assembled, and what has to be said of it. Its host is said by the command's
+/// argument `variant`.
+#[derive(clap::Args)]
+pub(crate) struct ForeignArgs {
+    /// Somebody else's code: an object or a linked file with the symbols of our images; `--variant`
+    /// says for which host it is meant
+    #[arg(long, value_name = "FILE", requires = "variant")]
+    elf: Option<PathBuf>,
+    /// The layout of the PVCS that the code of `--elf` is for [default: the variant's]
+    #[arg(long, value_name = "REVISION", value_enum, requires = "elf")]
+    pvcs: Option<Pvcs>,
+    /// Where the code of `--elf` has the TSS, relative to GS base: a number, such as 0x6000, -0x40 or
+    /// an address that `nm` prints; or a symbol, such as cpu_tss_rw or cpu_tss_rw+0x80 [default: 0]
+    #[arg(
+        long,
+        value_name = "PLACE",
+        value_parser = str::parse::<Place>,
+        allow_hyphen_values = true,
+        requires = "elf"
+    )]
+    gs_tss: Option<Place>,
+    /// Where it has the switcher's data, likewise [default: 0x80]
+    #[arg(
+        long,
+        value_name = "PLACE",
+        value_parser = str::parse::<Place>,
+        allow_hyphen_values = true,
+        requires = "elf"
+    )]
+    gs_tss_extra: Option<Place>,
+    /// What a symbol of ours is called in `--elf`; may be given more than once
+    #[arg(long = "symbol", value_name = "OURS=THEIRS", value_parser = renamed, requires = "elf")]
+    symbols: Vec<(String, String)>,
+    /// The kernel that `--elf` is a part of: what its symbols are called, where its data lies, and
+    /// what the code around its switcher guarantees; `switcher profiles` shows them
+    #[arg(long, value_name = "NAME", value_parser = Profile::named, requires = "elf")]
+    profile: Option<&'static Profile>,
+    /// A clause that the code around the switcher keeps, besides those of the profile
+    #[arg(long, value_name = "CLAUSE", value_parser = Clauses::named, requires = "elf")]
+    assume: Vec<Clauses>,
+    /// A clause of the profile that it does not keep
+    #[arg(long, value_name = "CLAUSE", value_parser = Clauses::named, requires = "elf")]
+    waive: Vec<Clauses>,
+    /// How many bytes of the stack that TSS.sp0 points to `--elf` may use [default: the profile's]
+    #[arg(long, value_name = "BYTES", value_parser = room, requires = "elf")]
+    entry_stack: Option<Room>,
+    /// How many bytes of its caller's stack it may use [default: the profile's]
+    #[arg(long, value_name = "BYTES", value_parser = room, requires = "elf")]
+    caller_stack: Option<Room>,
+    /// Where the host's handlers of NMIs and machine checks take RSP for the guest's
+    /// (`unsafe-stack`) or the root (`guest-root`): START..END, or the address of one instruction;
+    /// each a symbol, a symbol and an offset, or a number. All of a kind are given together
+    /// [default: the profile's]
+    #[arg(long = "window", value_name = "KIND=RANGE", value_parser = str::parse::<WindowArg>, requires = "elf")]
+    windows: Vec<WindowArg>,
+    /// How the kernel boots that `--elf` is a part of, as far as what runs depends on it: a feature
+    /// of the CPU, by name or by Linux's number, such as smap or 7*32+11; return-thunk; or a static
+    /// branch. What is not said, and does not follow from the variant, is judged both ways
+    #[arg(long, value_name = "CHOICE=on|off", value_parser = choice, requires = "elf")]
+    boot: Vec<(Choice, bool)>,
+    /// What the CPUs that the code of `--elf` is for have besides what the variant implies
+    #[arg(long = "feature", value_name = "NAME", value_parser = str::parse::<Features>, requires = "elf")]
+    features: Vec<Features>,
+    /// How many instructions a path of `--elf` may have [default: 10000]: more take longer to
+    /// prove, and a loop without an end takes as long to be refused
+    #[arg(long, value_name = "N", requires = "elf")]
+    instructions: Option<NonZeroUsize>,
+    /// Take it for granted that sections of `--elf` that name the code, for a purpose that is not
+    /// known, do not change it; the verdict says so
+    #[arg(long, requires = "elf")]
+    assume_unpatched: bool,
+}
+
+/// A layout of the PVCS, as an argument.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Pvcs {
+    /// Of 2024: smod has a stack of its own
+    V2024,
+    /// Of 2026: RSP passes through every direct switch
+    V2026,
+}
+
+impl From<Pvcs> for Revision {
+    fn from(pvcs: Pvcs) -> Self {
+        match pvcs {
+            Pvcs::V2024 => Self::V2024,
+            Pvcs::V2026 => Self::V2026,
+        }
+    }
+}
+
+impl ForeignArgs {
+    /// The file's name, if one was given.
+    pub(crate) fn name(&self) -> Option<String> {
+        self.elf.as_ref().map(|path| path.display().to_string())
+    }
+
+    /// Whether something is said of a file, for commands that need not have one: that an argument
+    /// requires another one does not count where that one conflicts with a third.
+    pub(crate) const fn is_used(&self) -> bool {
+        let Self { elf, pvcs, gs_tss, gs_tss_extra, symbols, .. } = self;
+        let Self { features, instructions, assume_unpatched, profile, assume, .. } = self;
+        let Self { waive, entry_stack, caller_stack, windows, boot, .. } = self;
+        elf.is_some()
+            || pvcs.is_some()
+            || gs_tss.is_some()
+            || gs_tss_extra.is_some()
+            || !symbols.is_empty()
+            || profile.is_some()
+            || !assume.is_empty()
+            || !waive.is_empty()
+            || entry_stack.is_some()
+            || caller_stack.is_some()
+            || !windows.is_empty()
+            || !boot.is_empty()
+            || !features.is_empty()
+            || instructions.is_some()
+            || *assume_unpatched
+    }
+
+    /// The file's code, if one was given, for the host that `variant` is for.
+    pub(crate) fn target(&self, variant: &Variant) -> Result<Option<Target>, Failure> {
+        Ok(self.subject(variant)?.map(|subject| subject.target))
+    }
+
+    /// The same, with what is known of it.
+    pub(crate) fn subject(&self, variant: &Variant) -> Result<Option<Subject>, Failure> {
+        let mut subjects = self.subjects(variant)?;
+        match (subjects.pop(), subjects.pop()) {
+            (Some(one), Some(other)) => Err(Failure::Usage(format!(
+                "what runs depends on what the kernel finds when it boots: there is `{}`, `{}` and \
+                 maybe more; choose one (`--boot`)",
+                other.name, one.name
+            ))),
+            (subject, _) => Ok(subject),
+        }
+    }
+
+    /// Each image that can run of the file's code; none if no file was given.
+    pub(crate) fn subjects(&self, variant: &Variant) -> Result<Vec<Subject>, Failure> {
+        let Some(path) = &self.elf else { return Ok(Vec::new()) };
+        let images = self.read(path, variant)?;
+        let is_one = images.len() == 1;
+        let subject = |(foreign, target): (Foreign, Target)| {
+            let name = path.display();
+            let name = match is_one || foreign.choices.is_empty() {
+                true => name.to_string(),
+                false => format!("{name} ({})", elf::choices(&foreign.choices)),
+            };
+            Subject { name, target, image: None }
+        };
+        Ok(images.into_iter().map(subject).collect())
+    }
+
+    fn read(&self, path: &Path, variant: &Variant) -> Result<Vec<(Foreign, Target)>, Failure> {
+        let wrong = |error: &dyn std::fmt::Display| {
+            Failure::Usage(format!("cannot take {}: {error}", path.display()))
+        };
+        // What is said by hand goes before the profile.
+        let pvcs = self.pvcs.map(Revision::from).or(self.profile().pvcs);
+        let profile = Profile { pvcs, ..*self.profile() };
+        let setting = profile.setting(variant).map_err(|error| {
+            Failure::Usage(format!("the layout of the profile `{}`: {error}", profile.name))
+        })?;
+        let features: Features = self.features.iter().copied().collect();
+        // A device might never end.
+        if !fs::metadata(path).map_err(|error| wrong(&error))?.is_file() {
+            return Err(wrong(&"not a file: give an object or a linked file"));
+        }
+        let file = fs::File::open(path).map_err(|error| wrong(&error))?;
+        let request = self.request(&setting.variant)?;
+        let images = elf::images_of(&file, request).map_err(|error| wrong(&error))?;
+        let setting = setting.with_contract(self.contract()?);
+        let target = |mut foreign: Foreign| {
+            let block = self.block(&foreign)?;
+            let features = features | foreign.features();
+            let setting = setting.with_block(block).with_features(features);
+            if self.assume_unpatched {
+                foreign.assume_unpatched();
+            }
+            let target = Target::foreign(&foreign, setting).map_err(|error| wrong(&error))?;
+            let limit = self.instructions.map_or(target.limit, NonZeroUsize::get);
+            let target = self.with_windows(target.with_limit(limit), &foreign)?;
+            Ok((foreign, target))
+        };
+        images.into_iter().map(target).collect()
+    }
+
+    /// The kernel that the file is a part of.
+    fn profile(&self) -> &'static Profile {
+        const OURS: Profile = Profile::ALL[0];
+        self.profile.unwrap_or(&OURS)
+    }
+
+    /// What the code around the switcher guarantees.
+    fn contract(&self) -> Result<Contract, Failure> {
+        let profile = self.profile();
+        let mut contract = profile.contract;
+        let waived: Clauses = self.waive.iter().copied().collect();
+        let assumed: Clauses = self.assume.iter().copied().collect();
+        if let Some((name, _)) = waived.difference(contract.clauses | assumed).texts().next() {
+            return Err(Failure::Usage(format!(
+                "`--waive {name}`: the profile `{}` has no such clause",
+                profile.name
+            )));
+        }
+        if let Some((name, _)) = waived.intersection(assumed).texts().next() {
+            return Err(Failure::Usage(format!(
+                "`{name}` is both assumed and waived: leave one of `--assume` and `--waive`"
+            )));
+        }
+        contract.clauses = (contract.clauses | assumed) - waived;
+        contract.entry_stack = self.entry_stack.unwrap_or(contract.entry_stack);
+        contract.caller_stack = self.caller_stack.unwrap_or(contract.caller_stack);
+        Ok(contract)
+    }
+
+    /// With the windows that the host is told of.
+    fn with_windows(&self, target: Target, foreign: &Foreign) -> Result<Target, Failure> {
+        let address = |place: &Place| match place {
+            Place::Number(number) => Ok(number.cast_unsigned()),
+            Place::Symbol(name, offset) => match foreign.symbols.get(name) {
+                Some(address) => Ok(address.wrapping_add_signed(*offset)),
+                None => Err(Failure::Usage(format!(
+                    "`--window`: the code that is reached has no symbol `{name}`"
+                ))),
+            },
+        };
+        // An instruction has 15 bytes at most, and no other begins within it.
+        let one = |start: u64| start..start.wrapping_add(1);
+        let mut windows = BTreeMap::<Window, Vec<Range<u64>>>::new();
+        for WindowArg { window, start, end } in &self.windows {
+            let start = address(start)?;
+            let range = match end {
+                Some(end) => start..address(end)?,
+                None => one(start),
+            };
+            if range.is_empty() {
+                return Err(Failure::Usage(format!(
+                    "`--window`: {:#x}..{:#x} holds nothing",
+                    range.start, range.end
+                )));
+            }
+            windows.entry(*window).or_default().push(range);
+        }
+        let target = match windows.contains_key(&Window::UnsafeStack) {
+            true => target,
+            false => self.profile().with_windows(target, foreign),
+        };
+        let all = windows.into_iter();
+        Ok(all.fold(target, |target, (window, ranges)| target.with_window(window, ranges)))
+    }
+
+    /// What is asked of the file, on hosts that `variant` is for.
+    fn request(&self, variant: &Variant) -> Result<Request, Failure> {
+        let wrong = |error: RequestError| Failure::Usage(format!("`--symbol`: {error}"));
+        let mut request = Request::default();
+        // What is said by hand goes before the profile.
+        let is_said = |ours: &str| self.symbols.iter().any(|(name, _)| name == ours);
+        let known = self.profile().symbols.iter().filter(|(ours, _)| !is_said(ours));
+        let said = self.symbols.iter().map(|(ours, theirs)| (ours.as_str(), theirs.as_str()));
+        for (ours, theirs) in said.chain(known.copied()) {
+            request = request.with_symbol(ours, theirs).map_err(wrong)?;
+        }
+        let (tss, extra) = self.places();
+        let data = [&tss, &extra].into_iter().filter_map(|place| place.symbol());
+        request = data.fold(request, Request::with_data);
+        if self.features.iter().any(|features| features.contains(Features::SMAP)) {
+            request = request.with_choice(Choice::Feature(Feature::SMAP), true);
+        }
+        let said = self.boot.iter();
+        Ok(said
+            .fold(request, |all, (choice, is_on)| all.with_choice(choice.clone(), *is_on))
+            .on(variant))
+    }
+
+    /// Where the TSS and the switcher's data lie.
+    fn places(&self) -> (Place, Place) {
+        let default = BlockOffsets::default();
+        let (tss, extra) = match self.profile().tss {
+            Some((symbol, extra)) => {
+                (Place::Symbol(symbol.into(), 0), Place::Symbol(symbol.into(), extra))
+            }
+            None => (Place::Number(default.tss), Place::Number(default.tss_extra)),
+        };
+        (self.gs_tss.clone().unwrap_or(tss), self.gs_tss_extra.clone().unwrap_or(extra))
+    }
+
+    fn block(&self, foreign: &Foreign) -> Result<BlockOffsets, Failure> {
+        let resolve = |place: &Place, option| {
+            let place = place.resolve(&foreign.data);
+            place.map_err(|error| Failure::Usage(format!("`{option}`: {error}")))
+        };
+        let (tss, extra) = self.places();
+        let block = BlockOffsets {
+            tss: resolve(&tss, "--gs-tss")?,
+            tss_extra: resolve(&extra, "--gs-tss-extra")?,
+        };
+        let BlockOffsets { tss, tss_extra } = block;
+        let (tss_size, extra_size) = (size_of::<Tss>() as u64, size_of::<TssExtra>() as u64);
+        let distance = tss_extra.wrapping_sub(tss).cast_unsigned();
+        if distance < tss_size || distance.wrapping_neg() < extra_size {
+            return Err(Failure::Usage(format!(
+                "the TSS ({tss_size:#x} bytes at GS{}) and the switcher's data ({extra_size:#x} \
+                 bytes at GS{}) overlap: set `--gs-tss` and `--gs-tss-extra` to where the code \
+                 has them",
+                signed(tss),
+                signed(tss_extra),
+            )));
+        }
+        Ok(block)
+    }
+}
+
+fn signed(offset: i64) -> String {
+    format!("{}{:#x}", if offset < 0 { '-' } else { '+' }, offset.unsigned_abs())
+}
+
+/// How something is when the kernel boots.
+fn choice(text: &str) -> Result<(Choice, bool), String> {
+    let wrong = || String::from("write a choice, `=`, and on or off, such as smap=off");
+    let (choice, way) = text.rsplit_once('=').ok_or_else(wrong)?;
+    let is_on = match way {
+        "on" => true,
+        "off" => false,
+        _ => return Err(wrong()),
+    };
+    Ok((choice.parse()?, is_on))
+}
+
+/// Room on a stack.
+fn room(text: &str) -> Result<Room, String> {
+    let bytes = number(text).ok_or("not a number of bytes such as 4096 or 0x1000")?;
+    Room::new(bytes).map_err(|error| error.to_string())
+}
+
+/// A range of a window, as an argument.
+#[derive(Clone, Debug)]
+pub(crate) struct WindowArg {
+    window: Window,
+    start: Place,
+    /// Where it ends; of one instruction, nowhere.
+    end: Option<Place>,
+}
+
+impl FromStr for WindowArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            String::from(
+                "write unsafe-stack or guest-root, `=`, and a range, such as \
+                 unsafe-stack=entry_SYSCALL_64_switcher..entry_SYSCALL_64_switcher_safe_stack",
+            )
+        };
+        let (kind, range) = text.split_once('=').ok_or_else(wrong)?;
+        let window = match kind {
+            "unsafe-stack" => Window::UnsafeStack,
+            "guest-root" => Window::GuestRoot,
+            _ => return Err(wrong()),
+        };
+        let (start, end) = match range.split_once("..") {
+            Some((start, end)) => (start, Some(end.parse()?)),
+            None => (range, None),
+        };
+        Ok(Self { window, start: start.parse()?, end })
+    }
+}
+
+/// A symbol of ours, and what it is called.
+fn renamed(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((ours, theirs)) if !ours.is_empty() && !theirs.is_empty() => {
+            Ok((ours.to_owned(), theirs.to_owned()))
+        }
+        _ => Err("write a symbol of ours and theirs, such as \
+                  entry_IRETQ_switcher=native_irq_return_iret"
+            .into()),
+    }
+}
