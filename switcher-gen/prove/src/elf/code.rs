@@ -309,7 +309,7 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
     }
 
     /// Whether other bytes run than those that a relocation changes.
-    fn is_replaced(&self, area: &Area, relocation: &Relocation) -> bool {
+    pub(super) fn is_replaced(&self, area: &Area, relocation: &Relocation) -> bool {
         let Range { start, end } = relocation.range();
         let place = |offset| area.range.start.saturating_add(offset);
         let changed = place(start)..place(end);

@@ -324,6 +324,10 @@ fn in_object<'data, R: Contents<'data>>(
         if !part.range.contains(&relocation.offset) && purpose != Purpose::Code {
             continue;
         }
+        // Other bytes run there.
+        if code.area_of(number).is_some_and(|area| code.is_replaced(area, &relocation)) {
+            continue;
+        }
         let Some((section, value, is_section)) = code.file.refers_to(&relocation)? else {
             continue;
         };

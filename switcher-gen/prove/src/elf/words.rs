@@ -83,8 +83,11 @@ impl<'a> Sites<'a> {
         let is_near = word.is_some_and(|by| has(&self.near, by.cast_unsigned().into()));
         let is_any = dword.is_some_and(|by| has(&self.all, by.into()));
         let itself = own.zip(word).map(|(own, by)| own.wrapping_add_signed(by.into()));
+        // Most places are far from the code.
+        let (first, last) = (self.instructions.first(), self.instructions.last());
+        let is_close = |at: &u64| first.is_some_and(|first| first <= at) && last >= Some(at);
         let is_site = |at: u64| self.instructions.binary_search(&at).is_ok();
-        is_near || is_any || itself.is_some_and(is_site)
+        is_near || is_any || itself.filter(is_close).is_some_and(is_site)
     }
 }
 
@@ -213,6 +216,14 @@ pub(super) fn search<'data, R: Contents<'data>>(
         let qword = rest.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
         let relative = dword.map(|by| place.wrapping_add_signed(by.into()));
         let absolute = dword.map(|value| i64::from(value).cast_unsigned());
+        // Most words are nothing of this.
+        let is_there = |address: Option<u64>| address.is_some_and(|at| window.contains(&at));
+        if !(is_there(relative) || is_there(absolute) || is_there(qword)) {
+            if may_count && !all.has_numbers {
+                all.has_numbers = sites.has_number(rest, Some(place));
+            }
+            return false;
+        }
         let is_sure = table.is_sure(place);
         // Where nothing is aligned, and among data, two small numbers beside each other make others
         // that are not so large, such as the address of a program that is linked low, or a distance
