@@ -137,7 +137,7 @@ fn our_paths_have_names_that_depend_on_placement_and_protection_keys_alone() {
 #[test]
 fn an_iretq_serialises_and_loads_its_frame_but_is_no_instruction() {
     let [before, after] =
-        [SWITCHER.into(), replaced(SWITCHER, &[("\tiretq\n", "\tnop\n\tiretq\n")])]
+        [SWITCHER.into(), replaced(SWITCHER, &[("\tiretq\n", "\tcld\n\tiretq\n")])]
             .map(|source: String| of_source(&source));
     for (before, after) in before.iter().zip(&after) {
         let is_iretq = after.kind.contains("IRETQ");
@@ -154,7 +154,7 @@ fn what_serialises_is_told_from_what_does_not() {
     };
     let plain = with("");
     for (instruction, serialises) in
-        [("lfence", true), ("mfence", true), ("sfence", false), ("nop", false)]
+        [("lfence", true), ("mfence", true), ("sfence", false), ("cld", false)]
     {
         let path = with(instruction);
         assert_eq!(path.instructions, plain.instructions + 1, "{instruction}");
@@ -165,7 +165,7 @@ fn what_serialises_is_told_from_what_does_not() {
 
 #[test]
 fn paths_that_nothing_tells_apart_are_numbered_by_their_jumps() {
-    let twice = format!("{ENTRY}\ttestq %r15, %r15\n\tjz 1f\n\tnop\n1:\n");
+    let twice = format!("{ENTRY}\ttestq %r15, %r15\n\tjz 1f\n\tcld\n1:\n");
     let paths = of_source(&replaced(SWITCHER, &[(ENTRY, &twice)]));
     let to_smod: Vec<_> =
         paths.iter().filter(|path| path.kind == "SYSCALL in umod -> smod").collect();
@@ -322,7 +322,7 @@ fn what_cannot_be_counted_is_refused_with_the_reason() {
     assert!(cost(2, &["--elf", &good]).contains("--variant"));
     assert!(cost(2, &["--compare", "--elf", &good]).contains("--compare"));
     assert!(cost(2, &["--gs-tss", "0"]).contains("--elf"));
-    assert!(elf(&good, &["--gs-tss", "here"]).contains("32-bit displacement"));
+    assert!(elf(&good, &["--gs-tss", "here"]).contains("relative to GS base"));
     assert!(elf(&good, &["--pvcs", "newest"]).contains("v2026"));
     assert!(elf(&good, &["--gs-tss", "0x20"]).contains("overlap"));
     assert!(elf("/nonexistent/file.o", &[]).contains("No such file"));

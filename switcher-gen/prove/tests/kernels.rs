@@ -4,6 +4,7 @@
 mod gas;
 
 use switcher_gen::Variant;
+use switcher_prove::cost;
 use switcher_prove::elf::{self, Foreign};
 use switcher_prove::{Clauses, Findings, Profile, Prover, Target, Verdict};
 
@@ -146,4 +147,22 @@ fn a_missing_label_of_the_iretq_is_not_judged() {
     assert!(matches!(Prover::default().prove(&target), Verdict::Proved(_)));
     let not_judged = target.not_judged();
     assert!(not_judged.iter().any(|text| text.contains("entry_IRETQ_switcher")), "{not_judged:?}");
+}
+
+/// NOPs are padding for alternatives, and are no cost.
+#[test]
+fn a_round_trip_costs_what_it_executes_without_padding() {
+    let cost = |source: &str| {
+        let foreign = read(&gas::assemble(source, &[]), profile());
+        let paths = cost::paths(&target_of(&foreign, &Variant::REFERENCE, profile())).unwrap();
+        let of =
+            |kind: &str| paths.iter().find(|path| path.kind == kind).map(|path| path.instructions);
+        [of("SYSCALL in umod -> smod"), of("ERETU -> umod by SYSRETQ")]
+    };
+    assert_eq!(cost(KERNEL), [Some(37), Some(52)]);
+    let padded = gas::replaced(
+        KERNEL,
+        &[("\tv\tmov, SMOD_CR3, %rcx\n", "\tnop\n\tnopl\t8(%rax)\n\tv\tmov, SMOD_CR3, %rcx\n")],
+    );
+    assert_eq!(cost(&padded), [Some(37), Some(52)]);
 }

@@ -7,7 +7,7 @@
 //!
 //! | figure | what is counted |
 //! |---|---|
-//! | `instructions` | executed by the switcher: SYSRETQ and RET too, but not the SYSCALL or CALL before the first one, nor the IRETQ that may be the last. So `native` of `switcher-engine` counts, and so were the kernel's counted |
+//! | `instructions` | executed by the switcher: SYSRETQ and RET too, but not the SYSCALL or CALL before the first one, nor the IRETQ that may be the last, nor a NOP, which is padding. So `native` of `switcher-engine` counts, and so were the kernel's counted |
 //! | `loads`, `stores` | accesses to memory; one instruction may make both |
 //! | `serialising` | MOV to CR3, WRMSR and IRETQ: Intel SDM vol. 3, 9.3; AMD APM vol. 2, 7.6.4. LFENCE and MFENCE too, which by 9.3 do not serialise but make what follows wait; SFENCE not. A few MSRs, such as SPEC_CTRL on Intel, can be written without: WRMSR is counted in any case |
 //! | `cr3_writes`, `swapgs` | these instructions |
@@ -15,7 +15,8 @@
 //! | `data_lines` | distinct lines that are loaded from or stored to, region by region |
 //! | `branches`, `branches_taken` | conditional jumps |
 //!
-//! An IRETQ is left out of `instructions` alone: it serialises, and loads its frame.
+//! An IRETQ is left out of `instructions` alone: it serialises, and loads its frame. So is a NOP: it
+//! lies in a line.
 //!
 //! A line has 64 bytes. How many are touched depends on where regions lie, and only this is
 //! **assumed** of that: the code is as aligned as in the target, the per-CPU block (GS base) to 64,
@@ -363,7 +364,7 @@ fn path(target: &Target, kind: String, trace: &[u64], meter: &Meter) -> PathCost
         kind,
         number: 1,
         of: 1,
-        instructions: code.len() - count(&[Mnemonic::Iretq]),
+        instructions: code.len() - count(&[Mnemonic::Iretq, Mnemonic::Nop]),
         loads: meter.loads,
         stores: meter.stores,
         serialising: cr3_writes
