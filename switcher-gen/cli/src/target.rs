@@ -142,17 +142,22 @@ impl ForeignArgs {
 
     /// The file's code, if one was given, for the host that `variant` is for.
     pub(crate) fn target(&self, variant: &Variant) -> Result<Option<Target>, Failure> {
-        self.elf.as_ref().map(|path| self.read(path, variant)).transpose()
+        let read = self.elf.as_ref().map(|path| self.read(path, variant)).transpose()?;
+        Ok(read.map(|(target, _)| target))
     }
 
     /// The same, with what is known of it.
     pub(crate) fn subject(&self, variant: &Variant) -> Result<Option<Subject>, Failure> {
-        let target = self.target(variant)?;
-        let named = self.name().zip(target);
-        Ok(named.map(|(name, target)| Subject { name, target, image: None }))
+        let read = self.elf.as_ref().map(|path| self.read(path, variant)).transpose()?;
+        Ok(self.name().zip(read).map(|(name, (target, file))| Subject {
+            name,
+            target,
+            image: None,
+            file: Some(file),
+        }))
     }
 
-    fn read(&self, path: &Path, variant: &Variant) -> Result<Target, Failure> {
+    fn read(&self, path: &Path, variant: &Variant) -> Result<(Target, OpenFile), Failure> {
         let wrong = |error: &dyn std::fmt::Display| {
             Failure::Usage(format!("cannot take {}: {error}", path.display()))
         };
@@ -172,7 +177,7 @@ impl ForeignArgs {
         }
         let target = Target::foreign(&foreign, setting).map_err(|error| wrong(&error))?;
         let limit = self.instructions.map_or(target.limit, NonZeroUsize::get);
-        Ok(target.with_limit(limit))
+        Ok((target.with_limit(limit), (file, foreign)))
     }
 
     fn block(&self) -> Result<BlockOffsets, Failure> {
@@ -204,7 +209,12 @@ pub(crate) struct Subject {
     pub(crate) target: Target,
     /// The image, if it is one of ours.
     pub(crate) image: Option<Image>,
+    /// The file, if it is one of somebody's.
+    pub(crate) file: Option<OpenFile>,
 }
+
+/// A file, with what was read of it.
+pub(crate) type OpenFile = (fs::File, elf::Foreign);
 
 impl Subject {
     /// One of ours.
@@ -212,7 +222,7 @@ impl Subject {
         let image = Image::new(variant)
             .map_err(|error| Failure::failed(format!("cannot assemble {variant}"), error))?;
         let target = Target::image(&image);
-        Ok(Self { name: variant.to_string(), target, image: Some(image) })
+        Ok(Self { name: variant.to_string(), target, image: Some(image), file: None })
     }
 
     /// Every instruction's text by its address. Those of our images have names for numbers, and the
@@ -265,7 +275,7 @@ pub(crate) struct Texts<'a> {
 }
 
 impl Texts<'_> {
-    fn line(&self, at: u64) -> Option<&switcher_listing::Instruction> {
+    pub(crate) fn line(&self, at: u64) -> Option<&switcher_listing::Instruction> {
         self.listing.as_ref()?.lines.iter().find_map(|line| match line {
             Line::Instruction(instruction) if instruction.address == at => Some(instruction),
             _ => None,

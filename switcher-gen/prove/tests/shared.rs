@@ -482,7 +482,7 @@ fn a_mutant_is_not_taken_for_the_original() {
     assert_eq!(judged(&flags), Some("iretq-nt"));
     let mut wide = original;
     wide.setting = Setting::from(&"intel-la57".parse().unwrap());
-    assert_eq!(judged(&wide), Some("kind"));
+    assert_eq!(judged(&wide), Some("sysretq-return"));
 }
 
 /// Code that makes `code` a part of an exit where no path goes, with `data` after the last

@@ -13,8 +13,14 @@ pub(crate) const SWITCHER: &str = include_str!("switcher.S");
 /// The object that `as` makes of `source`, with `symbols` set by `--defsym`.
 #[track_caller]
 pub(crate) fn assemble(source: &str, symbols: &[(&str, i64)]) -> Vec<u8> {
+    assemble_with(source, symbols, &[])
+}
+
+/// The same, with other arguments of `as`. The source is called `in.S`.
+#[track_caller]
+pub(crate) fn assemble_with(source: &str, symbols: &[(&str, i64)], args: &[&str]) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
-    let mut args = Vec::new();
+    let mut args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
     for (name, value) in symbols {
         args.extend(["--defsym".to_owned(), format!("{name}={value}")]);
     }
