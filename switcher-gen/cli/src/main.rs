@@ -3,8 +3,8 @@
 //!
 //! Exit codes: 0 done; 1 it could not be done, as on an unfit host, or what was to be shown is
 //! wrong; 2 the command line or an input is wrong; 3 what was to be shown is not known, or not
-//! judged; 4 to 6 what was to be shown is wrong, and less grave than 1; 130 somebody has interrupted
-//! it.
+//! judged; 4 to 6 what was to be shown is wrong, and less grave than 1; 130 somebody has
+//! interrupted it.
 
 #[macro_use]
 mod output;

@@ -110,37 +110,29 @@ impl Proof {
         };
         // Other theorems may be refuted, whatever became of the first one.
         let also = findings.as_ref().and_then(|findings| findings.refuted.first());
-        let proof = match (verdict, also) {
+        let (first, why) = match (verdict, also) {
             (Verdict::Proved(theorems), _) => return Ok(Self { theorems, ..proof }),
-            (Verdict::Refuted(found), _) => proof.refuted(subject, *found),
-            (_, Some(found)) => proof.refuted(subject, found.clone()),
-            (Verdict::Unknown(why), None) => Self { verdict: "unknown", why: Some(why), ..proof },
+            (Verdict::Refuted(found), _) => (Some(*found), None),
+            (_, Some(found)) => (Some(found.clone()), None),
+            (Verdict::Unknown(why), None) => (None, Some(why)),
             (Verdict::Interrupted(theorem), None) => {
-                let why = format!("{theorem}: interrupted");
-                Self { verdict: "unknown", why: Some(why), ..proof }
+                (None, Some(format!("{theorem}: interrupted")))
             }
             (Verdict::Unsupported(code), None) => return Err(subject.refused(&code)),
         };
-        Ok(proof.with(subject, findings))
-    }
-
-    fn refuted(self, subject: &Subject, found: Counterexample) -> Self {
-        let places = Places::of(subject);
-        let severity = Some(found.obligation.severity);
-        let counterexample = Some(Finding::new(found, &places));
-        let no_lines = places.why_no_lines().map(ToString::to_string);
-        Self { verdict: "refuted", severity, counterexample, no_lines, ..self }
-    }
-
-    /// The same with all that is wrong.
-    fn with(self, subject: &Subject, findings: Option<Findings>) -> Self {
-        let Some(Findings { refuted, unknown, refused, .. }) = findings else { return self };
-        let places = Places::of(subject);
-        let mut refuted: Vec<_> =
-            refuted.into_iter().map(|found| Finding::new(found, &places)).collect();
-        refuted.sort_by_key(|finding| finding.severity);
-        let severity = refuted.first().map(|finding| finding.severity).or(self.severity);
-        Self { severity, findings: Some(All { refuted, unknown, refused }), ..self }
+        let places = first.is_some().then(|| Places::of(subject));
+        let finding = |found| places.as_ref().map(|places| Finding::new(found, places));
+        let counterexample = first.and_then(finding);
+        let findings = findings.map(|Findings { refuted, unknown, refused, .. }| {
+            let mut refuted: Vec<_> = refuted.into_iter().filter_map(finding).collect();
+            refuted.sort_by_key(|finding| finding.severity);
+            All { refuted, unknown, refused }
+        });
+        let no_lines = places.as_ref().and_then(Places::why_no_lines).map(ToString::to_string);
+        let verdict = if counterexample.is_some() { "refuted" } else { "unknown" };
+        let proof = Self { verdict, counterexample, findings, why, no_lines, ..proof };
+        let severity = proof.all().iter().map(|finding| finding.severity).min();
+        Ok(Self { severity, ..proof })
     }
 
     /// Whether there is something of which it is not known whether it holds.

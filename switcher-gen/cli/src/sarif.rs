@@ -1,8 +1,8 @@
 //! The report of `switcher prove` as SARIF 2.1.0, for services that show findings beside code.
 //!
-//! The format is `format`'s structs, in this package: a crate that has all of it (`serde-sarif`)
-//! brings a generator of types from the schema and some twenty more crates, for the sixth of it that
-//! is written here.
+//! The format is the structs of `format`. A crate that has all of it (`serde-sarif` 0.8) makes them
+//! from the schema with 33 more crates, two versions of `syn` among them, for the small part of it
+//! that is written here.
 
 mod format;
 
@@ -142,15 +142,23 @@ pub(crate) fn report(
 fn rule(obligation: &Obligation) -> Descriptor {
     let Obligation { name, rows, severity, statement, otherwise } = obligation;
     let hazards: Vec<_> = rows.iter().map(|row| format!("spec/hazards.md, {row}")).collect();
-    let help = format!("{statement}. Otherwise, {otherwise}.\n{}", hazards.join("\n"));
+    let (what, hazards) = (sentence(statement), hazards.join("\n"));
+    let help = format!("{what}. Otherwise, {otherwise}.\n{hazards}");
     Descriptor {
         id: name,
-        short_description: Message { text: format!("{statement}.") },
+        short_description: Message { text: format!("{}.", sentence(statement)) },
         full_description: Some(Message { text: format!("Otherwise, {otherwise}.") }),
         help: Some(Message { text: help }),
         default_configuration: Some(format::Configuration { level: level(*severity) }),
         properties: Some(json!({ "severity": severity, "rows": rows })),
     }
+}
+
+/// A statement as a report begins a sentence with it.
+fn sentence(statement: &str) -> String {
+    let mut rest = statement.chars();
+    let first = rest.next().into_iter().flat_map(char::to_uppercase);
+    first.chain(rest).collect()
 }
 
 fn descriptor(said: Said) -> Descriptor {
@@ -228,7 +236,7 @@ fn fingerprint(finding: &Finding) -> String {
 }
 
 fn result(proof: &Proof, finding: &Finding, fingerprint: String) -> format::Result {
-    let Finding { severity, found, annotated, place, path, .. } = finding;
+    let Finding { severity, found, place, path, .. } = finding;
     let index = Obligation::ALL.iter().position(|it| *it == found.obligation);
     let state =
         found.state.iter().map(|(name, value)| (name.clone(), format!("{value:#x}").into()));
@@ -239,7 +247,7 @@ fn result(proof: &Proof, finding: &Finding, fingerprint: String) -> format::Resu
             ..location(proof, place)
         },
     };
-    let steps: Vec<_> = path.iter().zip(&annotated.path).map(step).collect();
+    let steps: Vec<_> = path.iter().zip(&found.path).map(step).collect();
     format::Result {
         rule_id: found.obligation.name,
         rule_index: index.unwrap_or_default(),

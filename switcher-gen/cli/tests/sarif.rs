@@ -178,7 +178,7 @@ fn with_dwarf_locations_are_lines_of_sources() {
     let elf = Elf::of(&gas::assemble_with(&source, &[], &["-g"]));
     let log = sarif(1, &elf.args(&["prove"]));
     let physical = &results(&log)[0]["locations"][0]["physicalLocation"];
-    assert_eq!(physical["artifactLocation"]["uri"], "in.S");
+    assert_eq!(physical["artifactLocation"]["uri"], gas::SOURCE);
     assert_eq!(physical["region"]["startLine"], line);
 }
 

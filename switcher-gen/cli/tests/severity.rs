@@ -184,11 +184,11 @@ fn a_file_with_dwarf_has_lines() {
     for elf in [Elf::of(&object), Elf::of(&linked)] {
         let (text, _) = ends(1, &elf.args(&["prove"]));
         let at = text.lines().find(|line| line.starts_with("Finding 1 of ")).unwrap();
-        assert!(at.ends_with(&format!(", in.S:{line}")), "{at}");
-        assert!(text.contains(&format!("  in.S:{line}  <--\n")), "{text}");
+        assert!(at.ends_with(&format!(", {}:{line}", gas::SOURCE)), "{at}");
+        assert!(text.contains(&format!("  {}:{line}  <--\n", gas::SOURCE)), "{text}");
         let (text, _) = ends(1, &elf.args(&["prove", "--format", "json"]));
         let found = &json(&text)["targets"][0]["findings"]["refuted"][0];
-        assert_eq!(found["source"], json!({ "file": "in.S", "line": line }));
+        assert_eq!(found["source"], json!({ "file": gas::SOURCE, "line": line }));
     }
     // Without, the report says why there are none.
     let options =

@@ -26,7 +26,7 @@ pub enum Area {
     IretqFrame,
 }
 
-/// A name that is none of an area.
+/// A name that no area has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown area `{0}`: name some of routines, compat, windows, events, iretq-frame")]
 pub struct UnknownArea(String);

@@ -55,6 +55,9 @@ pub enum NoLines {
     /// It is compressed.
     #[error("`{0}` is compressed: `objcopy --decompress-debug-sections` decompresses it")]
     Compressed(&'static str),
+    /// It has more lines, or files, than any switcher.
+    #[error("the DWARF names more than {0} lines or files of this code")]
+    Many(usize),
     /// It is too large to be read for that.
     #[error("the DWARF has more than {0} bytes")]
     TooLarge(u64),
@@ -65,6 +68,11 @@ pub enum NoLines {
 
 /// What is read of DWARF at most: more than kernels have with all of their modules' types.
 const MOST: u64 = 1 << 30;
+
+/// So many ranges of one line, and so many files, has no switcher's code.
+const FEW: usize = 1 << 16;
+/// So much of a path is shown.
+const LONGEST: usize = 4096;
 
 /// What says which line an address is of.
 const SECTIONS: [SectionId; 9] = [
@@ -110,6 +118,9 @@ impl Lines {
         while let Some(header) = headers.next().map_err(damaged)? {
             let unit = dwarf.unit(header).map_err(damaged)?;
             lines.add(&dwarf, &unit, &code).map_err(damaged)?;
+            if lines.rows.len().max(lines.files.len()) > FEW {
+                return Err(NoLines::Many(FEW));
+            }
         }
         if lines.rows.is_empty() {
             return Err(NoLines::None);
@@ -150,7 +161,9 @@ impl Lines {
         let mut rows = program.rows();
         let mut known = HashMap::new();
         let mut before: Option<(u64, u64, u64)> = None;
-        while let Some((header, row)) = rows.next_row()? {
+        while self.rows.len().max(self.files.len()) <= FEW
+            && let Some((header, row)) = rows.next_row()?
+        {
             let at = row.address();
             if let Some((start, file, line)) = before.filter(|(start, ..)| *start < at)
                 && is_code(&(start..at))
@@ -187,7 +200,7 @@ impl Lines {
             None => String::new(),
         };
         let name = text(dwarf, unit, file.path_name())?;
-        let built_in = unit.comp_dir.map(|dir| dir.to_string_lossy().into_owned());
+        let built_in = unit.comp_dir.map(shortened);
         self.files.push(path(&built_in.unwrap_or_default(), &folder, &name));
         Ok(Some(self.files.len() - 1))
     }
@@ -198,7 +211,13 @@ fn text(
     unit: &Unit<Slice<'_>>,
     value: gimli::AttributeValue<Slice<'_>>,
 ) -> Result<String, gimli::Error> {
-    Ok(dwarf.attr_string(unit, value)?.to_string_lossy().into_owned())
+    Ok(shortened(dwarf.attr_string(unit, value)?))
+}
+
+/// A path, as much of it as is shown.
+fn shortened(bytes: Slice<'_>) -> String {
+    let bytes = bytes.slice();
+    String::from_utf8_lossy(&bytes[..bytes.len().min(LONGEST)]).into_owned()
 }
 
 /// The path of a file in a folder, relative to the one that it was `built_in` if it lies there.

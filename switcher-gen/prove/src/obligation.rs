@@ -1,7 +1,8 @@
 //! What is to be shown, by name, with the hazards that it keeps away and with what is at stake.
 //!
 //! Severities are decided obligation by obligation, by the worst that a guest can make of it, and
-//! where there is a doubt, the graver one counts. `spec/obligations.md` is this table as a document.
+//! where there is a doubt, the graver one counts. `spec/obligations.md` is this table as a
+//! document.
 
 use std::fmt::Write as _;
 

@@ -19,7 +19,7 @@ pub enum Severity {
     Speed,
 }
 
-/// A name that is none of a severity.
+/// A name that no severity has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown severity `{0}`: name one of host, guest, contract, speed")]
 pub struct UnknownSeverity(String);
