@@ -178,7 +178,7 @@ impl Explained {
             }
         };
         for found in &findings.refuted {
-            let Obligation { name, rows, statement } = found.obligation;
+            let Obligation { name, rows, statement, .. } = found.obligation;
             let theorem = found.theorem.to_string();
             match self.without.iter_mut().find(|broken| broken.obligation == name) {
                 Some(broken) if broken.theorems.contains(&theorem) => {}

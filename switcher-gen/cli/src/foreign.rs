@@ -15,9 +15,9 @@ use switcher_model::Features;
 use switcher_prove::elf::{self, Choice, Feature, Foreign, Request, RequestError};
 use switcher_prove::{BlockOffsets, Clauses, Contract, Profile, Room, Target};
 
+use crate::data_place::DataPlace;
 use crate::emit::number;
 use crate::output::Failure;
-use crate::place::Place;
 use crate::target::Subject;
 
 /// What others have assembled, and what has to be said of it. Its host is said by the command's
@@ -36,20 +36,20 @@ pub(crate) struct ForeignArgs {
     #[arg(
         long,
         value_name = "PLACE",
-        value_parser = str::parse::<Place>,
+        value_parser = str::parse::<DataPlace>,
         allow_hyphen_values = true,
         requires = "elf"
     )]
-    gs_tss: Option<Place>,
+    gs_tss: Option<DataPlace>,
     /// Where it has the switcher's data, likewise [default: 0x80]
     #[arg(
         long,
         value_name = "PLACE",
-        value_parser = str::parse::<Place>,
+        value_parser = str::parse::<DataPlace>,
         allow_hyphen_values = true,
         requires = "elf"
     )]
-    gs_tss_extra: Option<Place>,
+    gs_tss_extra: Option<DataPlace>,
     /// What a symbol of ours is called in `--elf`; may be given more than once
     #[arg(long = "symbol", value_name = "OURS=THEIRS", value_parser = renamed, requires = "elf")]
     symbols: Vec<(String, String)>,
@@ -92,6 +92,9 @@ pub(crate) struct ForeignArgs {
     #[arg(long, requires = "elf")]
     assume_unpatched: bool,
 }
+
+/// What was read of a file, and what is judged, image by image.
+type Images = Vec<(Foreign, Target)>;
 
 /// A layout of the PVCS, as an argument.
 #[derive(Clone, Copy, ValueEnum)]
@@ -161,7 +164,7 @@ impl ForeignArgs {
     /// Each image that can run of the file's code; none if no file was given.
     pub(crate) fn subjects(&self, variant: &Variant) -> Result<Vec<Subject>, Failure> {
         let Some(path) = &self.elf else { return Ok(Vec::new()) };
-        let images = self.read(path, variant)?;
+        let (file, images) = self.read(path, variant)?;
         let is_one = images.len() == 1;
         let subject = |(foreign, target): (Foreign, Target)| {
             let name = path.display();
@@ -169,12 +172,14 @@ impl ForeignArgs {
                 true => name.to_string(),
                 false => format!("{name} ({})", elf::choices(&foreign.choices)),
             };
-            Subject { name, target, image: None }
+            let file =
+                file.try_clone().map_err(|error| Failure::failed("cannot keep the file", error))?;
+            Ok(Subject { name, target, image: None, file: Some((file, foreign)) })
         };
-        Ok(images.into_iter().map(subject).collect())
+        images.into_iter().map(subject).collect()
     }
 
-    fn read(&self, path: &Path, variant: &Variant) -> Result<Vec<(Foreign, Target)>, Failure> {
+    fn read(&self, path: &Path, variant: &Variant) -> Result<(fs::File, Images), Failure> {
         let wrong = |error: &dyn std::fmt::Display| {
             Failure::Usage(format!("cannot take {}: {error}", path.display()))
         };
@@ -205,7 +210,8 @@ impl ForeignArgs {
             let target = self.with_windows(target.with_limit(limit), &foreign)?;
             Ok((foreign, target))
         };
-        images.into_iter().map(target).collect()
+        let images: Result<Images, Failure> = images.into_iter().map(target).collect();
+        Ok((file, images?))
     }
 
     /// The kernel that the file is a part of.
@@ -239,9 +245,9 @@ impl ForeignArgs {
 
     /// With the windows that the host is told of.
     fn with_windows(&self, target: Target, foreign: &Foreign) -> Result<Target, Failure> {
-        let address = |place: &Place| match place {
-            Place::Number(number) => Ok(number.cast_unsigned()),
-            Place::Symbol(name, offset) => match foreign.symbols.get(name) {
+        let address = |place: &DataPlace| match place {
+            DataPlace::Number(number) => Ok(number.cast_unsigned()),
+            DataPlace::Symbol(name, offset) => match foreign.symbols.get(name) {
                 Some(address) => Ok(address.wrapping_add_signed(*offset)),
                 None => Err(Failure::Usage(format!(
                     "`--window`: the code that is reached has no symbol `{name}`"
@@ -297,19 +303,19 @@ impl ForeignArgs {
     }
 
     /// Where the TSS and the switcher's data lie.
-    fn places(&self) -> (Place, Place) {
+    fn places(&self) -> (DataPlace, DataPlace) {
         let default = BlockOffsets::default();
         let (tss, extra) = match self.profile().tss {
             Some((symbol, extra)) => {
-                (Place::Symbol(symbol.into(), 0), Place::Symbol(symbol.into(), extra))
+                (DataPlace::Symbol(symbol.into(), 0), DataPlace::Symbol(symbol.into(), extra))
             }
-            None => (Place::Number(default.tss), Place::Number(default.tss_extra)),
+            None => (DataPlace::Number(default.tss), DataPlace::Number(default.tss_extra)),
         };
         (self.gs_tss.clone().unwrap_or(tss), self.gs_tss_extra.clone().unwrap_or(extra))
     }
 
     fn block(&self, foreign: &Foreign) -> Result<BlockOffsets, Failure> {
-        let resolve = |place: &Place, option| {
+        let resolve = |place: &DataPlace, option| {
             let place = place.resolve(&foreign.data);
             place.map_err(|error| Failure::Usage(format!("`{option}`: {error}")))
         };
@@ -360,9 +366,9 @@ fn room(text: &str) -> Result<Room, String> {
 #[derive(Clone, Debug)]
 pub(crate) struct WindowArg {
     window: Window,
-    start: Place,
+    start: DataPlace,
     /// Where it ends; of one instruction, nowhere.
-    end: Option<Place>,
+    end: Option<DataPlace>,
 }
 
 impl FromStr for WindowArg {

@@ -2,13 +2,15 @@
 //! one.
 //!
 //! Exit codes: 0 done; 1 it could not be done, as on an unfit host, or what was to be shown is
-//! wrong; 2 the command line or an input is wrong; 3 what was to be shown is not known; 130
-//! somebody has interrupted it.
+//! wrong; 2 the command line or an input is wrong; 3 what was to be shown is not known, or not
+//! judged; 4 to 6 what was to be shown is wrong, and less grave than 1; 130 somebody has
+//! interrupted it.
 
 #[macro_use]
 mod output;
 
 mod cost;
+mod data_place;
 mod diff;
 mod emit;
 mod explain;
@@ -21,13 +23,17 @@ mod names;
 mod offsets;
 mod outline;
 mod parallel;
-mod place;
+mod places;
 mod profiles;
+mod proof;
 mod prove;
 mod redundancy;
+mod report;
+mod sarif;
 mod target;
 mod tour;
 mod variants;
+mod verdict;
 
 use std::process::ExitCode;
 

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use serde::Serialize;
+use switcher_prove::Severity;
 
 /// What exit codes mean, as a literal for the help of commands.
 macro_rules! exit_codes {
@@ -15,9 +16,12 @@ macro_rules! exit_codes {
         "\
 Exit codes:
   0  done; proved; no hole; no difference
-  1  failed; refuted; a hole; a difference
+  1  failed; refuted, and the host is at stake; a hole; a difference
   2  a wrong command line, or an input that is not what it should be
-  3  neither proved nor refuted
+  3  neither proved nor refuted; an area of `--require` is not judged
+  4  refuted, and a guest is at stake, not the host
+  5  refuted, and a contract with other code is at stake, no guest
+  6  refuted, and nothing but speed is at stake
   130  interrupted: the report, if there is one, is of a part"
     };
 }
@@ -29,6 +33,13 @@ pub(crate) enum Failure {
     Usage(String),
     /// It could not be done.
     Failed(String),
+    /// Code does not do what is specified.
+    Refuted {
+        /// Of the gravest finding.
+        severity: Severity,
+        /// Which code.
+        message: String,
+    },
     /// It is not known, and that is no success.
     Unknown(String),
     /// Somebody has ended it.
@@ -41,13 +52,24 @@ pub(crate) enum Failure {
 
 impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.code())
+    }
+
+    /// The number of the exit code.
+    pub(crate) const fn code(&self) -> u8 {
         match self {
-            Self::Usage(_) => ExitCode::from(2),
-            Self::Failed(_) | Self::Different => ExitCode::from(1),
-            Self::Unknown(_) => ExitCode::from(3),
+            Self::Usage(_) => 2,
+            Self::Failed(_) | Self::Different => 1,
+            Self::Refuted { severity, .. } => match severity {
+                Severity::Host => 1,
+                Severity::Guest => 4,
+                Severity::Contract => 5,
+                Severity::Speed => 6,
+            },
+            Self::Unknown(_) => 3,
             // As shells say of what SIGINT has ended.
-            Self::Interrupted(_) => ExitCode::from(130),
-            Self::PipeClosed => ExitCode::SUCCESS,
+            Self::Interrupted(_) => 130,
+            Self::PipeClosed => 0,
         }
     }
 
@@ -62,6 +84,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Usage(message)
             | Self::Failed(message)
+            | Self::Refuted { message, .. }
             | Self::Unknown(message)
             | Self::Interrupted(message) => f.write_str(message),
             Self::Different => f.write_str("what was compared differs"),
@@ -185,6 +208,9 @@ mod tests {
         assert_eq!(shown(Failure::PipeClosed), code(0));
         assert_eq!(shown(Failure::Failed(String::new())), code(1));
         assert_eq!(shown(Failure::Different), code(1));
+        for (severity, number) in Severity::ALL.into_iter().zip([1, 4, 5, 6]) {
+            assert_eq!(shown(Failure::Refuted { severity, message: String::new() }), code(number));
+        }
         assert_eq!(shown(Failure::Usage(String::new())), code(2));
         assert_eq!(shown(Failure::Unknown(String::new())), code(3));
         assert_eq!(shown(Failure::Interrupted(String::new())), code(130));

@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use clap::ValueEnum;
 use serde::Serialize;
-use switcher_gen::{Variant, certificate};
-use switcher_prove::{
-    Counterexample, Findings, GuestMemory, Obligation, Prove as _, Prover, Refused, Report, Shared,
-    SharingProver, Verdict,
-};
+use switcher_gen::Variant;
+use switcher_prove::{Prove as _, Prover, Severity, Shared, SharingProver, Verdict};
 
 use crate::interrupt::{self, Interrupted};
-use crate::output::{Failure, Format, conclude, json};
+use crate::output::{Failure, conclude, json};
 use crate::parallel::{Jobs, note_on_terminal, progress};
+use crate::proof::Proof;
 use crate::target::{Subject, TargetArgs};
+use crate::verdict::Demands;
+use crate::{report, sarif};
 
 #[derive(clap::Args)]
 #[command(after_help = concat!("\
@@ -24,13 +25,24 @@ Examples:
   switcher prove --all
   switcher prove --variant amd-la57-pcid --format json
   switcher prove --elf theirs.o --variant intel-4level --gs-tss 0x6000 --gs-tss-extra 0x6080
+  switcher prove --elf theirs.o --variant intel-4level --require compat --fail-on guest
+  switcher prove --elf theirs.o --variant intel-4level --format sarif
 
 A theorem is about one entry point: whatever state the CPU and the memory are in, within what
 spec/proofs.md says is assumed, every obligation holds on every path. Each that may access the PVCS is
 proved twice: with a guest that leaves it alone, against the whole specification; and with one that
 rewrites it at any moment, for what must stay safe even then. What is refuted comes with a state, the
 instructions executed from there, and what the concrete machine makes of them. All findings are
-shown: each is one obligation that one theorem finds broken at one instruction.
+shown (`--keep-going`, which need not be said): each is one obligation that one theorem finds broken
+at one instruction.
+
+Each finding has a severity, which is that of its obligation (spec/obligations.md): host, the safety
+of the host or its secrets; guest, a guest sees or gets something wrong; contract, what callers or
+the host's code may rely on; speed, it is right and takes longer than it must. The gravest comes
+first and decides the exit code. `--fail-on` lets the less grave ones pass.
+
+What is not judged is said, by area: routines, compat (the 32-bit SYSCALL), windows, events,
+iretq-frame. `--require` makes a failure of it.
 
 A certificate on record means that certificates.txt has the image's fingerprint: whoever maps
 code consults it.
@@ -42,20 +54,28 @@ what depends on an address: a value that is read back and not only returned to, 
 Ctrl-C ends it: what was proved or found until then is reported.
 
 JSON is one object: `interrupted`, null unless Ctrl-C was pressed, then an object: `after`, so many
-targets are in it, `of`, so many there are; `theorems_proved` and `theorems_shared`, how many proofs were made and how many
+targets are in it, `of`, so many there are; `fail_on`, a severity; `missing`, an array of texts: what `--require` wants and
+is not judged; `theorems_proved` and `theorems_shared`, how many proofs were made and how many
 theorems needed none of their own; `targets`, an array of objects: `name`; `verdict`: \"proved\", \"refuted\" or
-\"unknown\"; `fingerprint` and `certificate`, whether it is on record, both null for code that is
-not ours; `not_judged`, what nothing is said about; `assumed`, what is taken for granted of this code
+\"unknown\"; `severity`, of the gravest finding, or null; `fingerprint` and `certificate`, whether it is on record, both null for code that is
+not ours; `not_judged`, what nothing is said about, an array of objects: `area`, `what`, `rows`, `how`, what has to be given;
+`assumed`, what is taken for granted of this code
 beside what spec/proofs.md lists; `harmless`, what names the code and does not change it; `theorems`, empty unless proved, an array of objects: `theorem`, `guest_memory` (\"stable\"
 or \"racing\"), `paths`, `goals`, `by_solver`, and `obligations`, an object: goals by name;
-`counterexample`, null unless refuted, an object: `theorem`, `guest_memory`, `obligation` (an
-object: `name`, `rows`, an array of objects, `row` of spec/hazards.md and its `title`, and
-`statement`), `about`, `at`, `terms`, `state` (an array of names and
+`counterexample`, the first that was found, null unless refuted, an object: `severity`; `symbol`, the nearest one at or before
+the instruction, with the distance, or null; `source`, its `file` and `line`, null unless a file has DWARF;
+`theorem`, `guest_memory`, `obligation` (an
+object: `name`, `rows`, an array of objects, `row` of spec/hazards.md and its `title`, `severity`,
+`statement`, and `otherwise`, what happens if it does not hold), `required`, what was required and why, `about`, `at`, `terms`, `state` (an array of names and
 values: what is not named is zero), `path` (an array of addresses and instructions), `end`,
 `replay` (what should be and what is, or null); `findings`, null if proved or with --first, an object:
-`refuted`, an array of all counterexamples; `unknown`, an array of texts; `refused`, an array of
+`refuted`, an array of all counterexamples, the gravest first; `unknown`, an array of texts; `refused`, an array of
 objects, `theorem` and `why`: what there is no telling of; `why`, null unless unknown. Fields may be
 added.
+
+SARIF is one run: rules are the obligations, with the level of their severity (host: error; guest: warning; contract and
+speed: note); a result for each finding, with the line of its source or its place in the file, its path as a code flow, and
+its state among its properties; notifications of what is not judged, assumed or not known.
 
 ", exit_codes!()))]
 pub(crate) struct Args {
@@ -66,40 +86,40 @@ pub(crate) struct Args {
     all: bool,
     #[command(flatten)]
     jobs: Jobs,
-    /// Stop at the first finding of a target, and do not look for all
+    /// Stop at the first finding of a target, and do not look for all; its severity counts, and
+    /// others may be graver
     #[arg(long)]
     first: bool,
+    /// Look for all findings of a target, as it is done without this
+    #[arg(long, conflicts_with = "first")]
+    keep_going: bool,
+    #[command(flatten)]
+    demands: Demands,
     /// How to write the report
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }
 
+/// How to write a report.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// To be read
+    Text,
+    /// An object, for programs
+    Json,
+    /// SARIF 2.1.0, for services that show findings beside code
+    Sarif,
+}
+
 /// What is counted.
 const WHAT: &str = "targets";
-
-/// What became of one target.
-#[derive(Serialize)]
-struct Proof {
-    name: String,
-    verdict: &'static str,
-    fingerprint: Option<String>,
-    certificate: Option<bool>,
-    not_judged: Vec<String>,
-    assumed: Vec<String>,
-    harmless: Vec<String>,
-    theorems: Vec<Report>,
-    counterexample: Option<Counterexample>,
-    findings: Option<Findings>,
-    /// Every counterexample, with the instructions as they are listed.
-    #[serde(skip)]
-    annotated: Vec<Counterexample>,
-    why: Option<String>,
-}
 
 /// What became of all of them.
 #[derive(Serialize)]
 struct Whole<'a> {
     interrupted: Option<Interrupted>,
+    fail_on: Severity,
+    missing: Vec<String>,
     targets: &'a [Proof],
     theorems_proved: usize,
     theorems_shared: usize,
@@ -124,16 +144,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         let findings = (!is_all).then(|| others.findings(&subject.target));
         was_stopped
             .fetch_or(first.prover().was_stopped() || others.was_stopped(), Ordering::Relaxed);
-        let findings = findings.and_then(Result::ok);
-        let verdict = match (verdict, &findings) {
-            // Other theorems may be about the code, and refuted.
-            (Verdict::Unsupported(code), Some(findings)) => match findings.refuted.first() {
-                Some(found) => Verdict::Refuted(Box::new(found.clone())),
-                None => Verdict::Unsupported(code),
-            },
-            (verdict, _) => verdict,
-        };
-        Ok(Proof::new(subject, verdict)?.with(subject, findings))
+        Proof::new(subject, verdict, findings.and_then(Result::ok))
     };
     let (results, of) = match args.all {
         true => all(&args.jobs, prove)?,
@@ -153,19 +164,28 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             Err(why) => refused.push(why),
         }
     }
-    let verdict = interrupt::verdict(interrupted, WHAT, verdict(&proofs, &refused));
-    if proofs.is_empty() && interrupted.is_none() {
+    let verdict = args.demands.verdict(&proofs, &refused);
+    let verdict = interrupt::verdict(interrupted, WHAT, verdict);
+    // What is no code has no report; whoever reads SARIF has to find that there.
+    if proofs.is_empty() && interrupted.is_none() && args.format != Format::Sarif {
         return verdict;
     }
     let heading = interrupted.map(|interrupted| interrupted.heading(WHAT)).unwrap_or_default();
+    let text = || report::text(&proofs, &args.demands);
     let report = match args.format {
-        Format::Text if args.all => heading + &text(&proofs) + &sharing(&shared),
+        Format::Text if args.all => heading + &text() + &sharing(&shared),
         Format::Text if interrupted.is_some() => {
-            String::from("interrupted: this is what was found until then\n") + &text(&proofs)
+            String::from("interrupted: this is what was found until then\n") + &text()
         }
-        Format::Text => text(&proofs),
+        Format::Text => text(),
+        Format::Sarif => {
+            let end = (interrupted.is_none(), &verdict);
+            json(&sarif::report(&proofs, &refused, &args.demands, end))?
+        }
         Format::Json => json(&Whole {
             interrupted,
+            fail_on: args.demands.fail_on,
+            missing: proofs.iter().flat_map(|proof| args.demands.missing(proof)).collect(),
             targets: &proofs,
             theorems_proved: shared.proved(),
             theorems_shared: shared.shared(),
@@ -214,196 +234,4 @@ fn sharing(shared: &Shared) -> String {
         "{} theorems: {proved} proved, {shared} shared with a target whose code is the same\n",
         proved + shared
     )
-}
-
-/// The worst there is.
-fn verdict(proofs: &[Proof], refused: &[String]) -> Result<(), Failure> {
-    let names = |verdict: &str| {
-        let proofs = proofs.iter().filter(|proof| proof.verdict == verdict);
-        proofs.map(|proof| proof.name.as_str()).collect::<Vec<_>>().join(", ")
-    };
-    let (refuted, unknown) = (names("refuted"), names("unknown"));
-    let mut messages = refused.to_vec();
-    if !refuted.is_empty() {
-        messages.insert(0, format!("refuted: {refuted}"));
-    }
-    if !unknown.is_empty() {
-        messages.push(format!("neither proved nor refuted: {unknown}"));
-    }
-    let message = messages.join("\n");
-    match () {
-        () if message.is_empty() => Ok(()),
-        () if !refuted.is_empty() => Err(Failure::Failed(message)),
-        () if !refused.is_empty() => Err(Failure::Usage(message)),
-        () => Err(Failure::Unknown(message)),
-    }
-}
-
-impl Proof {
-    /// What is reported of a verdict; why there is none, if no theorem can be about the code.
-    fn new(subject: &Subject, verdict: Verdict) -> Result<Self, String> {
-        let image = subject.image.as_ref();
-        let proof = Self {
-            name: subject.name.clone(),
-            verdict: "proved",
-            fingerprint: image.map(|image| image.fingerprint().to_string()),
-            certificate: image.map(certificate::is_proved),
-            not_judged: subject.target.not_judged(),
-            assumed: subject.target.assumed.clone(),
-            harmless: subject.target.harmless.clone(),
-            theorems: Vec::new(),
-            counterexample: None,
-            findings: None,
-            annotated: Vec::new(),
-            why: None,
-        };
-        Ok(match verdict {
-            Verdict::Proved(theorems) => Self { theorems, ..proof },
-            Verdict::Refuted(found) => {
-                let annotated = vec![annotated(subject, &found)];
-                Self { verdict: "refuted", counterexample: Some(*found), annotated, ..proof }
-            }
-            Verdict::Unknown(why) => Self { verdict: "unknown", why: Some(why), ..proof },
-            Verdict::Interrupted(theorem) => {
-                let why = format!("{theorem}: interrupted");
-                Self { verdict: "unknown", why: Some(why), ..proof }
-            }
-            Verdict::Unsupported(code) => return Err(subject.refused(&code)),
-        })
-    }
-
-    /// The same with all that is wrong.
-    fn with(mut self, subject: &Subject, findings: Option<Findings>) -> Self {
-        if let Some(findings) = &findings {
-            self.annotated =
-                findings.refuted.iter().map(|found| annotated(subject, found)).collect();
-        }
-        Self { findings, ..self }
-    }
-
-    fn heading(&self) -> String {
-        let Self { name, verdict, .. } = self;
-        let mut parts = Vec::new();
-        if *verdict == "proved" {
-            let sum = |count: fn(&Report) -> usize| self.theorems.iter().map(count).sum::<usize>();
-            parts.push(format!("{} paths", sum(|report| report.paths)));
-            let (goals, by_solver) = (sum(|report| report.goals), sum(|report| report.by_solver));
-            parts.push(format!("{goals} goals ({by_solver} by the solver)"));
-        }
-        parts.extend(self.why.clone());
-        parts.extend(self.fingerprint.as_ref().map(|all| format!("fingerprint {}", &all[..16])));
-        parts.extend(self.certificate.map(|is_proved| {
-            format!("certificate on record: {}", if is_proved { "yes" } else { "no" })
-        }));
-        let mut text = match parts.as_slice() {
-            [] => format!("{name}: {verdict}\n"),
-            parts => format!("{name}: {verdict}: {}\n", parts.join(", ")),
-        };
-        for what in &self.not_judged {
-            text += &format!("  not judged: {what}\n");
-        }
-        for what in &self.assumed {
-            text += &format!("  assumed: {what}\n");
-        }
-        for what in &self.harmless {
-            text += &format!("  harmless: {what}\n");
-        }
-        text
-    }
-}
-
-fn text(proofs: &[Proof]) -> String {
-    let mut text = String::new();
-    for proof in proofs {
-        text += &proof.heading();
-        let count = proof.annotated.len();
-        for (number, counterexample) in proof.annotated.iter().enumerate() {
-            if count > 1 {
-                text += &format!("\nFinding {} of {count}: ", number + 1);
-            } else {
-                text += "\n";
-            }
-            text += &format!("{counterexample}\n");
-        }
-        if let Some(findings) = &proof.findings {
-            for why in &findings.unknown {
-                text += &format!("\nneither proved nor refuted: {why}\n");
-            }
-            for Refused { theorem, why, .. } in &findings.refused {
-                text += &format!("\nnot judged: {theorem}: {why}\n");
-            }
-        }
-    }
-    if let [proof] = proofs
-        && !proof.theorems.is_empty()
-    {
-        text += &theorems(&proof.theorems);
-        text += &obligations(&proof.theorems);
-    }
-    text
-}
-
-/// With the instructions as they are listed.
-fn annotated(subject: &Subject, counterexample: &Counterexample) -> Counterexample {
-    let texts = subject.texts();
-    let mut counterexample = counterexample.clone();
-    for (at, text) in &mut counterexample.path {
-        if let Some(annotated) = texts.annotated(*at) {
-            *text = annotated;
-        }
-    }
-    counterexample
-}
-
-fn theorems(reports: &[Report]) -> String {
-    let mut text = format!(
-        "\n{:<24} {:<8} {:>6} {:>7} {:>10}\n",
-        "theorem", "PVCS", "paths", "goals", "by solver"
-    );
-    for Report { theorem, guest_memory, paths, goals, by_solver, .. } in reports {
-        let guest_memory = match guest_memory {
-            GuestMemory::Stable => "stable",
-            GuestMemory::Racing => "racing",
-        };
-        text += &format!(
-            "{:<24} {guest_memory:<8} {paths:>6} {goals:>7} {by_solver:>10}\n",
-            theorem.name()
-        );
-    }
-    text
-}
-
-fn obligations(reports: &[Report]) -> String {
-    let mut text =
-        format!("\n{:<20} {:>7}  what holds, and which hazards it is for\n", "obligation", "goals");
-    for Obligation { name, rows, statement } in Obligation::ALL {
-        let goals: usize = reports.iter().filter_map(|report| report.obligations.get(name)).sum();
-        text += &format!("{name:<20} {goals:>7}  {statement}\n");
-        text.extend(rows.iter().map(|row| format!("{:<28}  {row}\n", "")));
-    }
-    text + "\nRows are those of spec/hazards.md. Where there are 0 goals, no path had occasion for one.\n"
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Our images are all proved, so one is told a label that is wrong.
-    #[test]
-    fn the_path_of_our_own_image_is_shown_as_it_is_listed() {
-        let mut subject = Subject::of_variant(&Variant::REFERENCE).unwrap();
-        subject.target.iretq = subject.target.iretq.map(|at| at + 2);
-        let proof = Proof::new(&subject, Prover::default().prove(&subject.target)).unwrap();
-        let proofs = [proof];
-        let text = text(&proofs);
-        assert!(text.starts_with("intel-4level: refuted: fingerprint "), "{text}");
-        assert!(text.contains("`iretq-label` does not hold"), "{text}");
-        assert!(text.contains("gs:[tss_extra.host_rsp], rsp"), "{text}");
-        let blamed = text.lines().find(|line| line.ends_with("  <--")).unwrap();
-        assert!(blamed.contains("iretq") && blamed.contains("emit/"), "{blamed}");
-        assert!(matches!(verdict(&proofs, &[]), Err(Failure::Failed(_))));
-        // What is no code weighs less than what is refuted, and more than what is not known.
-        assert!(matches!(verdict(&proofs, &["bad".into()]), Err(Failure::Failed(_))));
-        assert!(matches!(verdict(&[], &["bad".into()]), Err(Failure::Usage(_))));
-    }
 }

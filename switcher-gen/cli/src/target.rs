@@ -1,8 +1,10 @@
 //! Which code a command is about: one of our variants, or what others have assembled.
 
+use std::fs;
+
 use switcher_gen::{Image, Variant};
 use switcher_listing::{Line, Listing, ListingOptions};
-use switcher_prove::{BadCode, Target};
+use switcher_prove::{BadCode, Target, elf};
 
 use crate::foreign::ForeignArgs;
 use crate::host;
@@ -69,7 +71,12 @@ pub(crate) struct Subject {
     pub(crate) target: Target,
     /// The image, if it is one of ours.
     pub(crate) image: Option<Image>,
+    /// The file, if it is one of somebody's.
+    pub(crate) file: Option<OpenFile>,
 }
+
+/// A file, with what was read of it.
+pub(crate) type OpenFile = (fs::File, elf::Foreign);
 
 impl Subject {
     /// One of ours.
@@ -77,7 +84,7 @@ impl Subject {
         let image = Image::new(variant)
             .map_err(|error| Failure::failed(format!("cannot assemble {variant}"), error))?;
         let target = Target::image(&image);
-        Ok(Self { name: variant.to_string(), target, image: Some(image) })
+        Ok(Self { name: variant.to_string(), target, image: Some(image), file: None })
     }
 
     /// Every instruction's text by its address. Those of our images have names for numbers, and the
@@ -130,7 +137,7 @@ pub(crate) struct Texts<'a> {
 }
 
 impl Texts<'_> {
-    fn line(&self, at: u64) -> Option<&switcher_listing::Instruction> {
+    pub(crate) fn line(&self, at: u64) -> Option<&switcher_listing::Instruction> {
         self.listing.as_ref()?.lines.iter().find_map(|line| match line {
             Line::Instruction(instruction) if instruction.address == at => Some(instruction),
             _ => None,

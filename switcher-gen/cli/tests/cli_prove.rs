@@ -1,60 +1,14 @@
 //! `switcher prove`, `mutate` and `fuzz`, as users and scripts see them.
 
-#[path = "../../prove/tests/gas/mod.rs"]
-mod gas;
+mod by_hand;
 
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
+use by_hand::{Elf, REFERENCE, UNCHECKED, ends, json};
 use serde_json::{Value, json};
 use switcher_gen::{Hazard, Image, Variant};
 use switcher_prove::{Obligation, Theorem};
 
-const REFERENCE: [&str; 2] = ["--variant", "intel-4level"];
-
-fn switcher(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_switcher")).args(args).output().unwrap()
-}
-
-/// What a run that ends with `code` prints, and what it complains of.
-#[track_caller]
-fn ends(code: i32, args: &[&str]) -> (String, String) {
-    let output = switcher(args);
-    let [stdout, stderr] =
-        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {stdout}{stderr}");
-    (stdout, stderr)
-}
-
-#[track_caller]
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
-
-/// An object file of [`gas::SWITCHER`] with these replacements.
-struct Elf(#[expect(dead_code, reason = "lives as long as the file")] tempfile::TempDir, PathBuf);
-
-impl Elf {
-    #[track_caller]
-    fn new(replacements: &[(&str, &str)]) -> Self {
-        let source = gas::replaced(gas::SWITCHER, replacements);
-        Self::of(&gas::assemble(&source, &[]))
-    }
-
-    fn of(bytes: &[u8]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("theirs.o");
-        std::fs::write(&path, bytes).unwrap();
-        Self(dir, path)
-    }
-
-    fn args<'a>(&'a self, command: &[&'a str]) -> Vec<&'a str> {
-        [command, &REFERENCE, &["--elf", self.1.to_str().unwrap()]].concat()
-    }
-}
-
-/// What does not check an address before SYSRETQ.
-const UNCHECKED: (&str, &str) = ("\tja\tentry_IRETQ_switcher\n", "");
 /// What nobody can reason about, at the entry of SYSCALL.
 const UNMODELLED: (&str, &str) = ("\tswapgs\n\tmovq\t%rsp, %gs:TSS_SP2\n", "\tcpuid\n");
 
@@ -76,8 +30,10 @@ fn prove_says_what_was_proved_by_theorem_and_by_obligation() {
     }
     for obligation in Obligation::ALL {
         let start = format!("{:<20} ", obligation.name);
+        let severity = format!("  {:<8}  {}", obligation.severity.name(), obligation.statement);
         let mut lines = text.lines().skip_while(|line| !line.starts_with(&start));
-        assert!(lines.next().is_some(), "{}: {text}", obligation.name);
+        let line = lines.next().unwrap_or_else(|| panic!("{}: {text}", obligation.name));
+        assert!(line.ends_with(&severity), "{line}");
         // Below it are its hazards, with their titles.
         let below: Vec<_> = lines.take(obligation.rows.len()).map(str::trim).collect();
         let rows: Vec<_> = obligation.rows.iter().map(ToString::to_string).collect();
@@ -107,6 +63,7 @@ fn prove_writes_json() {
         assert_eq!(theorem["goals"], goals);
     }
     assert!(target["counterexample"].is_null() && target["why"].is_null());
+    assert!(target["severity"].is_null());
 }
 
 #[test]

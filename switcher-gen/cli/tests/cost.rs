@@ -322,7 +322,8 @@ fn what_cannot_be_counted_is_refused_with_the_reason() {
     assert!(cost(2, &["--elf", &good]).contains("--variant"));
     assert!(cost(2, &["--compare", "--elf", &good]).contains("--compare"));
     assert!(cost(2, &["--gs-tss", "0"]).contains("--elf"));
-    assert!(elf(&good, &["--gs-tss", "here"]).contains("relative to GS base"));
+    assert!(elf(&good, &["--gs-tss", "0xhere"]).contains("relative to GS base"));
+    assert!(elf(&good, &["--gs-tss", "here"]).contains("no data called `here`"));
     assert!(elf(&good, &["--pvcs", "newest"]).contains("v2026"));
     assert!(elf(&good, &["--gs-tss", "0x20"]).contains("overlap"));
     assert!(elf("/nonexistent/file.o", &[]).contains("No such file"));

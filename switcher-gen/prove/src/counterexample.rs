@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::entry::{Entry, EntryPoints};
 use crate::goal::Goal;
 use crate::obligation::Obligation;
+use crate::required::{Broken, required};
 use crate::run::Run;
 use crate::target::Target;
 use crate::theorem::{GuestMemory, Theorem};
@@ -28,6 +29,8 @@ pub struct Counterexample {
     pub guest_memory: GuestMemory,
     /// What is broken.
     pub obligation: Obligation,
+    /// What was required and why, in words.
+    pub required: String,
     /// What of the state is wrong.
     pub about: &'static str,
     /// What else of the state is wrong, on this path or others.
@@ -140,6 +143,12 @@ impl Source<Concrete> for Written<'_> {
 }
 
 impl Counterexample {
+    /// The instruction to look at: the one that is to blame, or the last one of the path.
+    #[must_use]
+    pub fn place(&self) -> Option<u64> {
+        self.at.or_else(|| self.path.last().map(|(at, _)| *at))
+    }
+
     /// Runs `target` on the concrete machine from this state: whether it breaks the obligation. If
     /// that takes a wrong prediction, of which numbers do not tell, whether it goes the same path.
     #[must_use]
@@ -223,19 +232,32 @@ impl Counterexample {
         // Racing guest memory is not to blame if it does not matter what the guest writes.
         let is_shared = state.iter().any(|(name, _)| name.starts_with("pvcs["));
         let guest_memory = if is_shared { guest_memory } else { GuestMemory::Stable };
+        let about = broken.map_or(goal.about, |broken| broken.about);
+        let terms = goal.values.map(|(a, b)| (d.display(a), d.display(b)));
+        let replay = broken.and_then(|broken| broken.values);
+        let required = required(Broken {
+            obligation: goal.obligation,
+            about,
+            // Another goal of the same obligation may be the one that the numbers break.
+            terms: terms.as_ref().filter(|_| about == goal.about),
+            replay,
+            end: &run.end,
+            is_predicted: predicted.is_some(),
+        });
         Some(Self {
             theorem: entry.theorem,
             guest_memory,
             obligation: goal.obligation,
-            about: broken.map_or(goal.about, |broken| broken.about),
+            required,
+            about,
             also: Vec::new(),
             at: goal.at,
-            terms: goal.values.map(|(a, b)| (d.display(a), d.display(b))),
+            terms,
             state,
             path: path.collect(),
             predicted: predicted.map(line),
             end: run.end.clone(),
-            replay: broken.and_then(|broken| broken.values),
+            replay,
             instead,
         })
     }
@@ -315,9 +337,11 @@ fn replay(
 
 impl fmt::Display for Counterexample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Obligation { name, rows, statement } = self.obligation;
+        let Obligation { name, rows, statement, severity, .. } = self.obligation;
         writeln!(f, "{}: `{name}` does not hold: {statement}", self.theorem.name())?;
+        writeln!(f, "  severity: {severity}")?;
         rows.iter().try_for_each(|row| writeln!(f, "  spec/hazards.md, {row}"))?;
+        writeln!(f, "  required: {}", self.required)?;
         if self.guest_memory == GuestMemory::Racing {
             writeln!(f, "  while another CPU of the guest writes the PVCS")?;
         }

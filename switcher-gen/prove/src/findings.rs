@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::bad_code::BadCode;
 use crate::counterexample::Counterexample;
 use crate::obligation::Obligation;
+use crate::severity::Severity;
 use crate::theorem::Theorem;
 use crate::verdict::{Report, Verdict};
 
@@ -74,6 +75,15 @@ impl Findings {
         }
         self.unknown.extend(unknown);
         self.refused.extend(refused);
+    }
+
+    /// How many there are of each severity, the gravest first.
+    #[must_use]
+    pub fn by_severity(&self) -> [(Severity, usize); Severity::ALL.len()] {
+        Severity::ALL.map(|severity| {
+            let of = self.refuted.iter().filter(|found| found.obligation.severity == severity);
+            (severity, of.count())
+        })
     }
 
     /// Whether there is nothing more to be looked for.

@@ -90,6 +90,32 @@ impl<D: Domain> Goals<D> {
         self.all.push(Goal { obligation, holds: d.eq(expected, got), about, values, at: None });
     }
 
+    /// Two values must be equal, and the instruction that is being executed is to blame if they are
+    /// not.
+    pub(crate) fn equal_here(
+        &mut self,
+        d: &D,
+        obligation: Obligation,
+        about: &'static str,
+        expected: D::Word,
+        got: D::Word,
+    ) {
+        let (values, at) = (Some((expected, got)), self.at);
+        self.all.push(Goal { obligation, holds: d.eq(expected, got), about, values, at });
+    }
+
+    /// Something must hold of `value` when the instruction is executed. No value is required.
+    pub(crate) fn of(
+        &mut self,
+        obligation: Obligation,
+        holds: D::Bit,
+        about: &'static str,
+        value: D::Word,
+    ) {
+        let (values, at) = (Some((value, value)), self.at);
+        self.all.push(Goal { obligation, holds, about, values, at });
+    }
+
     /// Something is broken by the instruction that is being executed.
     pub(crate) fn broken(
         &mut self,

@@ -13,14 +13,18 @@
 //! | `setting` | what a switcher is meant for: a variant, and what its host says of itself |
 //! | `target` | the code: an [`Image`](switcher_gen::Image), or anybody's; what lies around its instructions; what may not overlap |
 //! | `elf` | anybody's files, to targets |
+//! | `lines` | which line of which source an address of a file comes from |
 //! | `vectors`, `theorem` | what a theorem is about: one entry point, and whose state it finds |
+//! | `areas` | the parts of a switcher that are judged, or are not |
 //! | `stubs`, `entry` | where the theorems of a target begin, resolved once; [`Entry`] is passed from here on |
+//! | `severity` | what is at stake where something does not hold |
 //! | `obligation`, `goal` | what must hold, by name and by row of hazards.md; and each time that it must |
 //! | `bad_code` | code that no theorem can be about |
 //! | `boundary` | what theorems about ring 0 assume, shown between any two instructions |
 //! | `world` | the states that theorems are about, as the machine and as the specification have them; **all assumptions** |
 //! | `run` | one run of one theorem, and the goals that come up on it |
 //! | `run/untaken` | arms of jumps that a path does not take, and a CPU may predict |
+//! | `required` | what a finding asks for, in words |
 //! | `counterexample` | the state in which a goal does not hold, in words, replayed on numbers |
 //! | `verdict`, `findings` | what became of a target: one [`Verdict`], or all that is wrong with it |
 //! | `prover` | every path of every theorem, goal by goal |
@@ -62,6 +66,7 @@ pub mod mutate;
 pub mod obligation;
 pub mod redundancy;
 
+mod areas;
 mod bad_code;
 mod boundary;
 mod contract;
@@ -71,10 +76,13 @@ mod equivalence;
 mod findings;
 mod goal;
 mod layouts;
+mod lines;
 mod profile;
 mod prover;
+mod required;
 mod run;
 mod setting;
+mod severity;
 mod shared;
 mod stubs;
 mod substance;
@@ -84,6 +92,7 @@ mod vectors;
 mod verdict;
 mod world;
 
+pub use areas::{Area, NotJudged, UnknownArea};
 pub use bad_code::BadCode;
 pub use contract::{Clauses, Contract, NoClause, NoRoom, Room};
 pub use counterexample::{Counterexample, Numbers};
@@ -92,6 +101,7 @@ pub use equivalence::Equivalence;
 pub use findings::{Findings, Refused};
 pub use goal::Goal;
 pub use layouts::{ExtraField, KnownField, LayoutError, Places, PvcsField};
+pub use lines::{Lines, NoLines, SourceLine};
 pub use obligation::Obligation;
 pub use profile::{NoProfile, Profile, Range as ProfileRange};
 pub use prover::{Prove, Prover, Unexplored};
@@ -99,6 +109,7 @@ pub use run::arms::Untaken;
 pub use run::saved::saved;
 pub use run::{Run, Walk, run};
 pub use setting::{BlockOffsets, Setting};
+pub use severity::{Severity, UnknownSeverity};
 pub use shared::{Shared, SharingProver};
 pub use substance::Substance;
 pub use target::overlap::Overlap;

@@ -156,7 +156,7 @@ fn row_3_the_other_paging_modes_width() {
     killed(&wide_on_narrow, 3, "sysretq-canonical");
     // 48-bit addresses are all canonical with 57 bits, but there are others.
     let narrow_on_wide = narrow.with_setting(wide.setting);
-    killed(&narrow_on_wide, 3, "kind");
+    killed(&narrow_on_wide, 3, "sysretq-return");
 }
 
 #[test]
@@ -718,7 +718,7 @@ fn per_cpu_code_is_refused_for_the_same_reasons() {
         // Row 1: the upper half is looked at, and found canonical or not.
         killed(&without_jump_behind(&ours, "shr rsp,2Fh", 0), 1, "sysretq-canonical");
         let unchecked = without_jump_behind(&ours, "cmp rsp,rcx", 0);
-        assert_eq!(refuted(&unchecked).obligation.name, "kind");
+        assert_eq!(refuted(&unchecked).obligation.name, "sysretq-return");
         let both = without(&without(&ours, "shl rsp,10h", 0), "sar rsp,10h", 0);
         killed(&both, 1, "sysretq-canonical");
         // Row 5.

@@ -51,7 +51,7 @@ pub use event::{
     Event, Hook, InterruptedCode, debug_in_ring_0, event, hook, machine_check_in_ring_0,
 };
 pub use return_from_guest::return_from_guest;
-pub use return_to_guest::return_to_guest;
+pub use return_to_guest::{NeedOfSysretq, needs_of_sysretq, return_to_guest};
 pub use syscall_64::syscall_64;
 pub use syscall_compat::syscall_compat;
 

@@ -70,29 +70,37 @@ pub(crate) fn in_guest<D: Domain>(
     }
     let mut spec = world.spec;
     let outcome = specified(d, world, theorem, &watch.met, true, &mut spec);
-    let expected = if by_sysretq { Return::Sysretq } else { Return::Iretq };
-    let fits = outcome == Outcome::Guest(expected);
+    let wanted = match outcome {
+        Outcome::Guest(wanted) => Some(wanted),
+        Outcome::Host(_) => None,
+    };
+    goals.add(obligation::KIND, d.bit(wanted.is_some()), "kind of end");
+    let Some(wanted) = wanted else { return end };
+    let how = (wanted, by_sysretq);
     // Where guest memory races, the kind of return follows from what was read: what is wrong with
     // that says more, and comes first.
-    let is_late = is_met(world, theorem) && matches!(outcome, Outcome::Guest(_));
+    let is_late = is_met(world, theorem);
     if !is_late {
-        goals.add(obligation::KIND, d.bit(fits), "kind of return");
-        if !fits {
-            return end;
-        }
+        kind_of_return(d, world, goals, &spec, how);
     }
     let guest = &spec.guest;
     goals.equal(d, obligation::GS_BASE, "GS base", guest.gs_base, machine.gs_base);
     goals.equal(d, obligation::ROOT, "CR3", spec.root, machine.cr3);
-    goals.equal(d, obligation::RFLAGS, "RFLAGS", guest.rflags, machine.rflags(d));
-    goals.equal(d, obligation::SELECTORS, "CS", guest.cs, machine.cs);
-    goals.equal(d, obligation::SELECTORS, "SS", guest.ss, machine.ss);
+    // What SYSRETQ gives where IRETQ is wanted is wrong in itself: that is one finding.
+    let is_given = how != (Return::Iretq, true) || is_late;
+    if is_given {
+        goals.equal(d, obligation::RFLAGS, "RFLAGS", guest.rflags, machine.rflags(d));
+        goals.equal(d, obligation::SELECTORS, "CS", guest.cs, machine.cs);
+        goals.equal(d, obligation::SELECTORS, "SS", guest.ss, machine.ss);
+    }
     untouched(d, world, watch, goals, &spec);
-    goals.equal(d, obligation::RIP, "RIP", guest.rip, machine.rip);
-    let expected = by_number(&guest.registers);
-    for register in Gpr::ALL {
-        let got = machine.get(register);
-        goals.equal(d, obligation::REGISTERS, register.name(), expected[register as usize], got);
+    if is_given {
+        goals.equal(d, obligation::RIP, "RIP", guest.rip, machine.rip);
+        let expected = by_number(&guest.registers);
+        for register in Gpr::ALL {
+            let (expected, got) = (expected[register as usize], machine.get(register));
+            goals.equal(d, obligation::REGISTERS, register.name(), expected, got);
+        }
     }
     if theorem == Theorem::EnterGuest {
         // The value of host_rsp is the switcher's own choice.
@@ -109,9 +117,34 @@ pub(crate) fn in_guest<D: Domain>(
     memory(d, world, goals, &spec);
     unchanged(d, world, goals, RegionName::IstStack, i64::MIN..i64::MAX);
     if is_late {
-        goals.add(obligation::KIND, d.bit(fits), "kind of return");
+        kind_of_return(d, world, goals, &spec, how);
     }
     end
+}
+
+/// What must hold of the instruction that returns to the guest, if another one was wanted. SYSRETQ
+/// is no way to what it cannot load: which of that it is says what is wrong.
+fn kind_of_return<D: Domain>(
+    d: &D,
+    world: &World<D>,
+    goals: &mut Goals<D>,
+    spec: &spec::State<D>,
+    (wanted, by_sysretq): (Return, bool),
+) {
+    match (wanted, by_sysretq) {
+        (Return::Iretq, true) => {
+            // One of them does not hold, or this is no path.
+            for need in spec::needs_of_sysretq(d, &world.setting.host(), &spec.guest) {
+                let (given, own) = (need.given, need.own);
+                goals.equal_here(d, obligation::IRETQ_RETURN, need.name, own, given);
+            }
+        }
+        (Return::Sysretq, true) => goals.add(obligation::IRETQ_RETURN, d.bit(true), "return"),
+        (wanted, false) => {
+            let is_iretq = d.bit(wanted == Return::Iretq);
+            goals.add(obligation::SYSRETQ_RETURN, is_iretq, "the instruction that returns");
+        }
+    }
 }
 
 /// Whether the end depends on what was met in the PVCS: only SYSCALL reads it, and where guest
@@ -209,7 +242,7 @@ pub(crate) fn in_host<D: Domain>(
         }
     };
     let Outcome::Host(Exit { frame, frame_at, caller }) = outcome else {
-        goals.add(obligation::KIND, d.bit(false), "kind of exit");
+        goals.add(obligation::KIND, d.bit(false), "kind of end");
         return end;
     };
     goals.equal(d, obligation::EXIT_CALLER, "RIP", caller.rip, machine.rip);

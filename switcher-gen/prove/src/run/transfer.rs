@@ -23,20 +23,20 @@ impl<'a, D: Domain> Watch<'a, D> {
         let unprepared = d.any(roots.switch_flags, SwitchFlags::NO_DS_CR3.bits());
         // Slots may hold the same value: what counts is that there is a reason to load it.
         let prepared = d.either(others, d.not(unprepared));
-        goals.add(obligation::CR3_OPERAND, d.either(peers, others), "CR3");
-        goals.add(obligation::CR3_PREPARED, prepared, "CR3");
+        goals.of(obligation::CR3_OPERAND, d.either(peers, others), "CR3", value);
+        goals.of(obligation::CR3_PREPARED, prepared, "CR3", value);
     }
 
     pub(crate) fn sysretq(&mut self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
         let model = self.entry.target.model();
         let canonical = model.is_canonical(d, state.get(Gpr::Rcx));
-        goals.add(obligation::SYSRETQ_CANONICAL, canonical, "RCX");
+        goals.of(obligation::SYSRETQ_CANONICAL, canonical, "RCX", state.get(Gpr::Rcx));
         let traced = d.any(state.get(Gpr::R11), RFlags::NOT_BY_SYSRET.bits());
-        goals.add(obligation::SYSRETQ_RF_TF, d.not(traced), "R11");
+        goals.of(obligation::SYSRETQ_RF_TF, d.not(traced), "R11", state.get(Gpr::R11));
         self.flags(d, goals, state.get(Gpr::R11));
         self.verw(d, goals);
         if model.vendor == Vendor::Amd {
-            goals.add(obligation::SYSRETQ_SS, d.any(state.ss, 0xFFFC), "SS");
+            goals.of(obligation::SYSRETQ_SS, d.any(state.ss, 0xFFFC), "SS", state.ss);
         }
         // 32-bit code's stub leaves the guest's RSP where it is.
         if self.entry.theorem != Theorem::SyscallCompat {
@@ -68,7 +68,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         if self.entry.theorem.is_of_events() {
             // An event's IRETQ leads to ring 0: for a guest there is another way.
             let kernel = self.entry.target.model().selectors.kernel_cs();
-            goals.add(obligation::IRETQ_RING_0, d.is(cs, kernel.into()), "CS");
+            goals.of(obligation::IRETQ_RING_0, d.is(cs, kernel.into()), "CS", cs);
             self.verw(d, goals);
             self.blocking.end();
             return;
@@ -82,7 +82,8 @@ impl<'a, D: Domain> Watch<'a, D> {
         let nested = state.flags.other(d, RFlags::NT);
         goals.add(obligation::IRETQ_NT, d.not(nested), "RFLAGS");
         let ring_3 = |selector| d.is(d.mask(selector, 3), 3);
-        goals.add(obligation::IRETQ_RING_3, d.both(ring_3(cs), ring_3(ss)), "CS, SS");
+        goals.of(obligation::IRETQ_RING_3, ring_3(cs), "CS", cs);
+        goals.of(obligation::IRETQ_RING_3, ring_3(ss), "SS", ss);
         self.flags(d, goals, flags);
         self.verw(d, goals);
         self.blocking.frame_of_iretq(d, self.entry, goals, state);
@@ -93,7 +94,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         let forbidden = d.any(flags, !RFlags::GUEST_ALLOWED.bits());
         let fixed = RFlags::GUEST_FIXED.bits();
         let forced = d.is(d.mask(flags, fixed), fixed);
-        goals.add(obligation::GUEST_FLAGS, d.both(d.not(forbidden), forced), "RFLAGS");
+        goals.of(obligation::GUEST_FLAGS, d.both(d.not(forbidden), forced), "RFLAGS", flags);
     }
 }
 

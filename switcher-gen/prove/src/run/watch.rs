@@ -190,7 +190,7 @@ impl<D: Domain> Observer<D> for Observed<'_, '_, D> {
             Effect::LoadCr3(value) => watch.cr3(d, goals, value),
             Effect::WriteGsBase(base) => {
                 let canonical = watch.entry.target.model().is_canonical(d, base);
-                goals.add(obligation::WRGSBASE_CANONICAL, canonical, "GS base");
+                goals.of(obligation::WRGSBASE_CANONICAL, canonical, "GS base", base);
                 watch.gs.write();
             }
             Effect::Access(access) => watch.access(d, goals, state, &access),

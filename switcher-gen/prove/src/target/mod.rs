@@ -13,7 +13,7 @@ use crate::elf::{Foreign, Linkage, ReadError};
 use crate::setting::Setting;
 use crate::target::overlap::Overlap;
 use switcher_gen::asm::{HostSymbol, LINE, Label, Window};
-use switcher_gen::{Gate, Hazard, Image};
+use switcher_gen::{Gate, Image};
 use switcher_model::{CpuModel, Program};
 
 /// Bytes at an address, their entry points, and what they are meant for: made by
@@ -246,42 +246,6 @@ impl Target {
     /// Which of the host's symbols is at `address`: first the hooks, then the others.
     pub(crate) fn of_host(&self, address: u64) -> Option<HostSymbol> {
         self.hook(address).or_else(|| symbol_at(&HostSymbol::RETURNS, &self.returns, address))
-    }
-
-    /// What nothing is said about, because the code does not say where it is.
-    #[must_use]
-    pub fn not_judged(&self) -> Vec<String> {
-        use Hazard::{
-            IretqFrame, MovSsSyscall, NmiRoot, NmisStayBlocked, OpenEntries, RspAtNmiStack,
-            SwapgsParity, VectorSpoofing, VectorUnlikeOthers, WindowGap,
-        };
-        let windows = ("the windows: no table of them", &[WindowGap, RspAtNmiStack][..]);
-        let compat = ("entry_SYSCALL_compat_switcher: no such symbol", &[OpenEntries][..]);
-        let events = (
-            "event entries: no symbols switcher_event_stubs, switcher_event_stubs_end",
-            &[NmiRoot, RspAtNmiStack, NmisStayBlocked, MovSsSyscall, VectorSpoofing][..],
-        );
-        let frame = (
-            "where the IRETQ to a guest takes its frame from: whoever looks for it there when that has \
-             faulted is no event entry that is judged",
-            &[IretqFrame][..],
-        );
-        let iretq = (
-            "the fault of an IRETQ to a guest: no symbol entry_IRETQ_switcher",
-            &[SwapgsParity, VectorUnlikeOthers][..],
-        );
-        let missing = [
-            (self.iretq.is_none() && self.gates.is_none(), iretq),
-            (self.windows.is_empty(), windows),
-            (self.syscall_compat.is_none(), compat),
-            (self.gates.is_none(), events),
-            (self.gates.is_none(), frame),
-        ];
-        missing
-            .into_iter()
-            .filter(|(is_missing, _)| *is_missing)
-            .map(|(_, (what, rows))| format!("{what} (spec/hazards.md, {})", Hazard::join(rows)))
-            .collect()
     }
 
     /// The addresses that are entered from outside.

@@ -10,17 +10,26 @@ use std::process::Command;
 /// A whole switcher, not of our emitters. Takes `GS_TSS` and `GS_TSS_EXTRA` as `--defsym`.
 pub(crate) const SWITCHER: &str = include_str!("switcher.S");
 
+/// What sources are called while they are assembled.
+pub(crate) const SOURCE: &str = "in.S";
+
 /// The object that `as` makes of `source`, with `symbols` set by `--defsym`.
 #[track_caller]
 pub(crate) fn assemble(source: &str, symbols: &[(&str, i64)]) -> Vec<u8> {
+    assemble_with(source, symbols, &[])
+}
+
+/// The same, with other arguments of `as`. In debug information, the source is called [`SOURCE`].
+#[track_caller]
+pub(crate) fn assemble_with(source: &str, symbols: &[(&str, i64)], args: &[&str]) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
-    let mut args = Vec::new();
+    let mut args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
     for (name, value) in symbols {
         args.extend(["--defsym".to_owned(), format!("{name}={value}")]);
     }
-    args.extend(["--fatal-warnings", "-o", "out.o", "in.S"].map(str::to_owned));
+    args.extend(["--fatal-warnings", "-o", "out.o", SOURCE].map(str::to_owned));
     // `as` warns of a last line without an end.
-    std::fs::write(dir.path().join("in.S"), format!("{source}\n")).unwrap();
+    std::fs::write(dir.path().join(SOURCE), format!("{source}\n")).unwrap();
     run("as", &args, dir.path(), source);
     std::fs::read(dir.path().join("out.o")).unwrap()
 }

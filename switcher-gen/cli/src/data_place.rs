@@ -9,7 +9,7 @@ use crate::emit::number;
 
 /// Where data lies relative to GS base.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum DataPlace {
     /// At this number.
     Number(i64),
     /// So many bytes after a symbol.
@@ -34,7 +34,7 @@ impl fmt::Display for NoSymbol {
     }
 }
 
-impl Place {
+impl DataPlace {
     /// The symbol.
     pub(crate) fn symbol(&self) -> Option<&str> {
         match self {
@@ -55,7 +55,7 @@ impl Place {
     }
 }
 
-impl FromStr for Place {
+impl FromStr for DataPlace {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -96,27 +96,27 @@ mod tests {
     #[test]
     fn a_place_is_a_number_or_after_a_symbol() {
         let number = |text: &str| match text.parse() {
-            Ok(Place::Number(number)) => Some(number),
+            Ok(DataPlace::Number(number)) => Some(number),
             _ => None,
         };
         assert_eq!(number("0x80"), Some(0x80));
         assert_eq!(number("-0x8000_0000"), Some(i32::MIN.into()));
         assert_eq!(number("4096"), Some(4096));
         assert_eq!(number("0xffffffff83006000"), Some(-0x7CFF_A000));
-        let symbol = |name: &str, offset| Ok(Place::Symbol(name.to_owned(), offset));
+        let symbol = |name: &str, offset| Ok(DataPlace::Symbol(name.to_owned(), offset));
         assert_eq!("cpu_tss_rw".parse(), symbol("cpu_tss_rw", 0));
         assert_eq!("cpu_tss_rw+0x80".parse(), symbol("cpu_tss_rw", 0x80));
         for bad in ["", "-", "--1", "80h", "0x1_0000_0000_0000_0000", "cpu_tss_rw+", "a+-1", "+8"] {
-            assert!(bad.parse::<Place>().is_err(), "{bad}");
+            assert!(bad.parse::<DataPlace>().is_err(), "{bad}");
         }
     }
 
     #[test]
     fn a_symbol_that_is_not_there_is_answered_with_those_that_are() {
         let data = BTreeMap::from([("cpu_tss_rw".to_owned(), 0xFFFF_FFFF_E000_1000)]);
-        let place: Place = "cpu_tss_rw+0x80".parse().unwrap();
+        let place: DataPlace = "cpu_tss_rw+0x80".parse().unwrap();
         assert_eq!(place.resolve(&data), Ok(-0x1FFF_EF80));
-        let error = "cpu_tss".parse::<Place>().unwrap().resolve(&data).unwrap_err().to_string();
+        let error = "cpu_tss".parse::<DataPlace>().unwrap().resolve(&data).unwrap_err().to_string();
         assert!(error.contains("`cpu_tss`") && error.contains("`cpu_tss_rw`"), "{error}");
     }
 }
