@@ -23,6 +23,7 @@ mod parallel;
 mod prove;
 mod redundancy;
 mod target;
+mod theirs;
 mod tour;
 mod variants;
 
@@ -57,6 +58,7 @@ Examples:
   switcher emit --variant amd-la57            list a variant
   switcher emit --format elf -o switcher.o    an object to link into a host
   switcher offsets --format c -o switcher.h   the layouts for C
+  switcher offsets --from vmlinux             a kernel's layouts beside ours
   switcher diff intel-4level amd-4level       where two variants differ
   switcher cost                               what each path costs
   switcher prove --all                        prove every variant, for every state
@@ -76,7 +78,7 @@ enum Command {
     Variants(variants::Args),
     /// Emit one variant: as a listing, as bytes, as an object
     Emit(emit::Args),
-    /// Export the layouts that hosts, guests and emitted code share
+    /// Export the layouts that hosts, guests and emitted code share, or compare them with others
     Offsets(offsets::Args),
     /// Show where two variants differ, or a variant and anybody's code
     Diff(diff::Args),
