@@ -1,5 +1,7 @@
 //! The sections of an ELF file, and what to read the structs from.
 
+use miniz_oxide::inflate::TINFLStatus;
+use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
 use object::Endianness;
 use object::elf::{
     ELFCOMPRESS_ZLIB, ELFDATA2LSB, EM_X86_64, ET_REL, FileHeader64, SHF_COMPRESSED, SHT_NOBITS,
@@ -155,26 +157,45 @@ fn unpack(section: &Section<'_>) -> Result<Vec<u8>, OffsetsError> {
     /// No more than so many bytes come of one with this kind of compression.
     const RATIO: u64 = 1032;
     const HEADER: usize = 24;
+    /// How much is read at once.
+    const SOME: u64 = 1 << 20;
     let refuse = |why| OffsetsError::Compressed { section: section.name.clone(), why };
-    let packed = section.bytes(0, section.size())?;
+    let mut header = [0; HEADER];
+    section.read_at(0, &mut header).map_err(|_| refuse("is cut off"))?;
     let number = |at: usize| {
-        let bytes = packed.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
-        bytes.map(u64::from_le_bytes).ok_or_else(|| refuse("is cut off"))
+        header[at..].first_chunk().map(|bytes| u64::from_le_bytes(*bytes)).unwrap_or_default()
     };
-    if number(0)? as u32 != ELFCOMPRESS_ZLIB.0 {
+    if number(0) as u32 != ELFCOMPRESS_ZLIB.0 {
         return Err(refuse("is compressed by another method than zlib"));
     }
-    let size = number(8)?;
-    let data = packed.get(HEADER..).ok_or_else(|| refuse("is cut off"))?;
-    if size > MOST || size > (data.len() as u64).saturating_mul(RATIO) {
+    let size = number(8);
+    let packed_size = section.size() - HEADER as u64;
+    if size > MOST || size > packed_size.saturating_mul(RATIO) {
         return Err(refuse("is too large to be unpacked here, or its size is wrong"));
     }
-    let unpacked = miniz_oxide::inflate::decompress_to_vec_zlib_with_limit(data, size as usize);
-    let unpacked = unpacked.map_err(|_| refuse("is compressed, and damaged"))?;
-    if unpacked.len() as u64 != size {
-        return Err(refuse("is compressed, and its size is wrong"));
+    let mut unpacked = vec![0; size as usize];
+    let mut inflation = Box::<DecompressorOxide>::default();
+    let (mut at, mut filled) = (HEADER as u64, 0);
+    loop {
+        let some = section.bytes(at, SOME.min(section.size() - at))?;
+        let is_last = at + some.len() as u64 == section.size();
+        let more = if is_last { 0 } else { inflate_flags::TINFL_FLAG_HAS_MORE_INPUT };
+        let flags = more
+            | inflate_flags::TINFL_FLAG_PARSE_ZLIB_HEADER
+            | inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
+        let (status, read, written) =
+            decompress(&mut inflation, &some, &mut unpacked, filled, flags);
+        at += read as u64;
+        filled += written;
+        match status {
+            TINFLStatus::Done if filled == unpacked.len() => return Ok(unpacked),
+            TINFLStatus::Done | TINFLStatus::HasMoreOutput => {
+                return Err(refuse("is compressed, and its size is wrong"));
+            }
+            TINFLStatus::NeedsMoreInput if !is_last && read > 0 => {}
+            _ => return Err(refuse("is compressed, and damaged")),
+        }
     }
-    Ok(unpacked)
 }
 
 /// What an ELF file says: its DWARF, or if that has none of the structs, its BTF.

@@ -1,6 +1,9 @@
 //! The relocations of an object's debug information: until it is linked, its offsets into other
 //! sections are in a table beside it.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use object::elf::{
     R_X86_64_32, R_X86_64_32S, R_X86_64_64, R_X86_64_DTPOFF32, R_X86_64_DTPOFF64, R_X86_64_NONE,
     RelocationType,
@@ -20,6 +23,8 @@ pub(crate) struct Relocations<'i> {
     table: Section<'i>,
     symbols: Section<'i>,
     count: u64,
+    /// Values of symbols: nearly all relocations are relative to the same few.
+    values: RefCell<HashMap<u64, u64>>,
 }
 
 struct Relocation {
@@ -38,7 +43,13 @@ impl<'i> Relocations<'i> {
         };
         let (table, symbols) = (elf.section(table)?, elf.section(symbols)?);
         let count = table.size() / ENTRY;
-        Ok(Some(Self { of: section.name.clone(), table, symbols, count }))
+        Ok(Some(Self {
+            of: section.name.clone(),
+            table,
+            symbols,
+            count,
+            values: RefCell::default(),
+        }))
     }
 
     pub(crate) fn count(&self) -> u64 {
@@ -132,8 +143,18 @@ impl<'i> Relocations<'i> {
     fn value_of(&self, symbol: u64) -> Result<u64, OffsetsError> {
         /// Where the value is in a symbol.
         const VALUE: u64 = 8;
+        /// How many values are kept.
+        const MOST: usize = 1 << 16;
+        if let Some(value) = self.values.borrow().get(&symbol) {
+            return Ok(*value);
+        }
         let mut value = [0; 8];
         self.symbols.read_at(symbol * ENTRY + VALUE, &mut value)?;
-        Ok(u64::from_le_bytes(value))
+        let value = u64::from_le_bytes(value);
+        let mut values = self.values.borrow_mut();
+        if values.len() < MOST {
+            values.insert(symbol, value);
+        }
+        Ok(value)
     }
 }

@@ -17,6 +17,9 @@ use crate::{Names, OffsetsError};
 
 /// The longest name. Those of C++ and Rust have a tenth.
 const LONGEST: u64 = 4096;
+/// How many names are remembered. A kernel's structs have a quarter; `ld -r` leaves more, since it
+/// does not join strings.
+const MOST_KNOWN: usize = 1 << 17;
 
 /// The sections that have names.
 pub(super) struct Strings<'i> {
@@ -82,7 +85,10 @@ impl<'i> Strings<'i> {
                     return Ok(*meaning);
                 }
                 let meaning = of(&string(self.strings.as_ref(), at)?);
-                self.known.borrow_mut().insert(at, meaning);
+                let mut known = self.known.borrow_mut();
+                if known.len() < MOST_KNOWN {
+                    known.insert(at, meaning);
+                }
                 Ok(meaning)
             }
             At::LineStrings(at) => Ok(of(&string(self.line_strings.as_ref(), at)?)),
