@@ -1,4 +1,4 @@
-//! The sections of an ELF file, and what to read the structs from.
+//! The sections of an ELF file.
 
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
@@ -10,8 +10,8 @@ use object::elf::{
 use object::read::elf::{FileHeader, SectionHeader};
 use object::read::{ReadCache, ReadRef};
 
+use crate::OffsetsError;
 use crate::input::{Input, Positioned};
-use crate::{Found, OffsetsError, Options, btf, dwarf};
 
 const E: Endianness = Endianness::Little;
 
@@ -67,7 +67,7 @@ fn damaged(what: impl ToString) -> OffsetsError {
 }
 
 impl<'i> Elf<'i> {
-    fn new(input: &'i dyn Input) -> Result<Self, OffsetsError> {
+    pub(crate) fn new(input: &'i dyn Input) -> Result<Self, OffsetsError> {
         let mut ident = [0; 6];
         input.read_at(0, &mut ident)?;
         if ident[4] != 2 || ident[5] != ELFDATA2LSB.0 {
@@ -195,35 +195,5 @@ fn unpack(section: &Section<'_>) -> Result<Vec<u8>, OffsetsError> {
             TINFLStatus::NeedsMoreInput if !is_last && read > 0 => {}
             _ => return Err(refuse("is compressed, and damaged")),
         }
-    }
-}
-
-/// What an ELF file says: its DWARF, or if that has none of the structs, its BTF.
-pub(crate) fn read(input: &dyn Input, options: &Options) -> Result<Found, OffsetsError> {
-    let elf = Elf::new(input)?;
-    if elf.has(".zdebug_info") {
-        return Err(OffsetsError::Compressed {
-            section: ".zdebug_info".into(),
-            why: "is compressed in an old way",
-        });
-    }
-    let by_dwarf = match elf.has(".debug_info") || elf.has(".debug_types") {
-        true => match dwarf::read(&elf, options) {
-            Err(none @ OffsetsError::NotFound { .. }) => Some(none),
-            done => return done,
-        },
-        false => None,
-    };
-    match (elf.first(".BTF")?, by_dwarf) {
-        (Some(section), by_dwarf) => {
-            let is_module = elf.has(".gnu.linkonce.this_module") || elf.has(".BTF.base");
-            let bytes = section.bytes(0, section.size())?;
-            match (btf::read(&bytes, is_module, options), by_dwarf) {
-                (Err(_), Some(none)) => Err(none),
-                (done, _) => done,
-            }
-        }
-        (None, Some(none)) => Err(none),
-        (None, None) => Err(OffsetsError::NoTypes),
     }
 }

@@ -177,7 +177,7 @@ fn without_comments(text: &str) -> Result<String, OffsetsError> {
             owed += 1;
             (rest.find('\n').map_or(rest.len(), |at| at + 1), false)
         } else if rest.starts_with('"') {
-            // What looks like a comment within a string is none.
+            // Within a string, nothing is a comment.
             let line = rest.find('\n').unwrap_or(rest.len());
             let end = rest[1..line].find('"').map_or(line, |at| at + 2);
             out += &rest[..end];

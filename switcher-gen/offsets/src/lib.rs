@@ -53,7 +53,8 @@
 //! )?;
 //! let extra = found.tss_extra.expect("it is written there");
 //! assert_eq!(found.tss_extra_at, Some(0x68));
-//! assert_eq!(extra.field("switch_flags").map(|field| (field.at, field.size)), Some((0x40, Some(8))));
+//! let flags = extra.field("switch_flags").expect("so is its field");
+//! assert_eq!((flags.at, flags.size), (0x40, Some(8)));
 //! assert_eq!(found.pvcs.expect("this one too").size, None);
 //! assert_eq!(found.tss, None);
 //!
@@ -69,24 +70,26 @@
 //! two definitions that differ are seen wherever they are; [`Scan::UntilFound`] stops at the first
 //! of each.
 //!
-//! | file | what it is |
+//! | module | what it is |
 //! |---|---|
-//! | `input.rs` | bytes, or a file of which only parts are read |
-//! | `elf.rs` | sections, unpacked if they are compressed |
-//! | `relocate.rs` | relocations of an object's debug information |
-//! | `dwarf/` | structs from DWARF: `mod.rs` looks for them, `index.rs` finds units, `unit.rs` reads one, `strings.rs` names, `types.rs` what members are |
-//! | `btf.rs` | structs from BTF |
-//! | `flatten.rs` | from members to fields, whatever they come from |
-//! | `wanted.rs` | the structs that are looked for, and what was found of them |
-//! | `header.rs` | headers |
-//! | `written.rs` | TOML and JSON |
-//! | `check.rs` | what must hold of fields that somebody wrote |
-//! | `merge.rs` | several files that complete each other |
-//! | `error.rs` | why not |
+//! | `input` | bytes, or a file of which only parts are read |
+//! | `elf` | sections, unpacked if they are compressed |
+//! | `relocate` | relocations of an object's debug information |
+//! | `dwarf` | structs from DWARF: `index` finds units, `unit` reads one, `strings` has names, `types` what members are |
+//! | `either` | DWARF or BTF of an ELF file |
+//! | `btf` | structs from BTF |
+//! | `flatten` | from members to fields, whatever they come from |
+//! | `wanted` | the structs that are looked for, and what was found of them |
+//! | `header` | headers |
+//! | `written` | TOML and JSON |
+//! | `check` | what must hold of fields that somebody wrote |
+//! | `merge` | several files that complete each other |
+//! | `error` | why not |
 
 mod btf;
 mod check;
 mod dwarf;
+mod either;
 mod elf;
 mod error;
 mod flatten;
@@ -304,7 +307,7 @@ fn read_input(input: &dyn Input, options: &Options) -> Result<Found, OffsetsErro
         input.read_at(0, &mut start)?;
     }
     match start {
-        _ if has_start && &start == b"\x7fELF" => return elf::read(input, options),
+        _ if has_start && &start == b"\x7fELF" => return either::read(input, options),
         [0x9F, 0xEB, ..] => return btf::read_raw(input, options),
         [0xEB, 0x9F, ..] => return Err(OffsetsError::BigEndian),
         _ => {}

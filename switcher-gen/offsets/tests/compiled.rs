@@ -232,7 +232,7 @@ fn two_definitions_that_differ_name_their_units() {
         // Whoever stops early does not see it.
         let options = Options { scan: Scan::UntilFound, ..Options::default() };
         assert_kernel(&read_with(&both, &options).unwrap());
-        // The same definition twice is one; a declaration is none.
+        // The same definition twice is one, and a declaration does not count.
         folder.kernel("again.o", version);
         folder.run("objcopy", &["--prefix-symbols=x", "again.o"]);
         folder.compile("struct tss_extra; struct tss_extra *p;", "third.o", version);

@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 
-use gimli::{Abbreviations, DebugAbbrev, LittleEndian};
-
 use super::unit::Unit;
 use crate::OffsetsError;
 use crate::elf::{Elf, Section};
@@ -115,7 +113,8 @@ impl<'i> Index<'i> {
         vec![0; self.sections.len()]
     }
 
-    /// Reads a unit. Where units are read in order, `relocated` sees that no relocation is left out.
+    /// Reads a unit. Where units are read in order, `relocated` sees that no relocation is left
+    /// out.
     pub(super) fn load(
         &self,
         number: usize,
@@ -135,7 +134,7 @@ impl<'i> Index<'i> {
                 *so_far = next;
             }
         }
-        Unit::new(number, bytes, *is_types, place.start, self)
+        Unit::new(number, bytes, *is_types, place.start, &self.abbreviations)
     }
 
     /// Says whether all relocations were for some unit.
@@ -154,12 +153,6 @@ impl<'i> Index<'i> {
             section: self.sections[section].section.name.clone(),
             why: "are not in order".into(),
         }
-    }
-
-    /// The abbreviations from `offset` on.
-    pub(super) fn abbreviations_at(&self, offset: usize) -> gimli::Result<Abbreviations> {
-        let all = DebugAbbrev::new(&self.abbreviations, LittleEndian);
-        all.abbreviations(gimli::DebugAbbrevOffset(offset))
     }
 
     /// The unit that lies around an offset into the section of unit `of`, and the offset in it.

@@ -40,7 +40,7 @@ pub(crate) fn read(elf: &Elf<'_>, options: &Options) -> Result<Found, OffsetsErr
     match (definitions.is_empty(), split) {
         (false, _) => definitions.finish(Source::Dwarf),
         (true, Some(number)) => Err(OffsetsError::Elsewhere {
-            unit: index.load(number, None)?.title(&strings),
+            unit: strings.title(&index.load(number, None)?),
             what: "the debug information",
             way_out: "give the .dwo file's contents by compiling without -gsplit-dwarf",
         }),
@@ -137,7 +137,7 @@ fn add(
     match types.shape(place)? {
         Shape::Aggregate(aggregate) => {
             let flat = flatten(&types, name, &aggregate)?;
-            definitions.add(wanted, flat, || Ok(unit.title(strings)))
+            definitions.add(wanted, flat, || Ok(strings.title(unit)))
         }
         _ => Err(OffsetsError::NoFields { name: format!("struct {name}") }),
     }

@@ -117,6 +117,16 @@ impl<'i> Strings<'i> {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// What the source of a unit is called, or where the unit lies.
+    pub(super) fn title(&self, unit: &Unit) -> String {
+        let root = unit.root().ok().flatten();
+        let name = root.and_then(|root| {
+            let value = root.attr_value(gimli::DW_AT_name)?;
+            self.text(unit, &value).ok()
+        });
+        name.unwrap_or_else(|| unit.place())
+    }
+
     /// The names of structs that were seen and not looked for.
     pub(super) fn others(&self) -> Result<Vec<String>, OffsetsError> {
         let known = self.known.borrow();

@@ -1,12 +1,10 @@
 //! One unit, in memory by itself.
 
 use gimli::{
-    Abbreviations, AttributeValue, DebugInfo, DebugTypes, DebuggingInformationEntry, EndianSlice,
-    EntriesRaw, LittleEndian, UnitHeader, UnitOffset,
+    Abbreviations, AttributeValue, DebugAbbrev, DebugInfo, DebugTypes, DebuggingInformationEntry,
+    EndianSlice, EntriesRaw, LittleEndian, UnitHeader, UnitOffset,
 };
 
-use super::index::Index;
-use super::strings::Strings;
 use crate::OffsetsError;
 
 pub(super) type Slice<'u> = EndianSlice<'u, LittleEndian>;
@@ -34,7 +32,7 @@ impl Unit {
         bytes: Vec<u8>,
         is_types: bool,
         start: u64,
-        index: &Index<'_>,
+        abbreviations: &[u8],
     ) -> Result<Self, OffsetsError> {
         let mut unit = Self {
             number,
@@ -45,9 +43,9 @@ impl Unit {
             string_offsets: None,
             is_split: false,
         };
-        let at = unit.header()?.debug_abbrev_offset().0;
-        let abbreviations = index.abbreviations_at(at).map_err(|error| unit.damaged(error))?;
-        unit.abbreviations = abbreviations;
+        let at = unit.header()?.debug_abbrev_offset();
+        let all = DebugAbbrev::new(abbreviations, LittleEndian);
+        unit.abbreviations = all.abbreviations(at).map_err(|error| unit.damaged(error))?;
         let (string_offsets, is_split) = {
             let root = unit.root()?;
             let base =
@@ -80,7 +78,7 @@ impl Unit {
     }
 
     /// The entry that is around all others, if there is any.
-    fn root(&self) -> Result<Option<Entry<'_>>, OffsetsError> {
+    pub(super) fn root(&self) -> Result<Option<Entry<'_>>, OffsetsError> {
         let header = self.header()?;
         let entries = header.entries_raw(&self.abbreviations, None);
         let mut entries = entries.map_err(|error| self.damaged(error))?;
@@ -106,17 +104,8 @@ impl Unit {
         self.is_split
     }
 
-    /// As its source is called, or where it lies.
-    pub(super) fn title(&self, strings: &Strings<'_>) -> String {
-        let root = self.root().ok().flatten();
-        let name = root.and_then(|root| {
-            let value = root.attr_value(gimli::DW_AT_name)?;
-            strings.text(self, &value).ok()
-        });
-        name.unwrap_or_else(|| self.place())
-    }
-
-    fn place(&self) -> String {
+    /// Where it lies, for errors.
+    pub(super) fn place(&self) -> String {
         format!("the unit at {:#x}", self.start)
     }
 
