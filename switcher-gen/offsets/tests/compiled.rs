@@ -33,6 +33,33 @@ fn dwarf_of_objects_is_read_in_all_its_forms() {
     }
 }
 
+/// LLVM numbers the strings of version 5, says nothing of siblings, and has a module around structs.
+#[test]
+fn dwarf_of_another_compiler_is_read() {
+    let folder = Folder::new();
+    let source = "
+        #[repr(C)] pub struct Root(u64);
+        #[repr(C)] pub struct tss_extra { host_cr3: Root, host_rsp: u64, ist: [u64; 7], last: u32 }
+        #[repr(C, align(64))] pub struct tss_struct { tss: [u32; 26], extra: tss_extra }
+        #[no_mangle] pub static mut CPU_TSS_RW: Option<tss_struct> = None;
+        pub fn other(it: &tss_struct) -> u64 { it.extra.host_rsp }";
+    std::fs::write(folder.path("host.rs"), source).unwrap();
+    for version in ["4", "5"] {
+        let version = format!("-Cdwarf-version={version}");
+        let options = ["--crate-type=lib", "--emit=obj", "-Cdebuginfo=2", "-Awarnings", &version];
+        folder.run("rustc", &[&options[..], &["-o", "host.o", "host.rs"]].concat());
+        folder.run("gcc", &["-shared", "-nostdlib", "-o", "host.so", "host.o"]);
+        for file in ["host.o", "host.so"] {
+            let found = read(&folder.read(file)).unwrap();
+            assert_eq!(found.tss_extra_at, Some(104), "{file} {version}");
+            assert_eq!(found.tss_extra.as_ref().unwrap().size, Some(80));
+            assert_eq!(place(&found.tss_extra, "host_cr3.__0"), (0, Some(8)));
+            assert_eq!(place(&found.tss_extra, "ist[6]"), (64, Some(8)));
+            assert_eq!(place(&found.tss_extra, "last"), (72, Some(4)));
+        }
+    }
+}
+
 #[test]
 fn dwarf_of_linked_files_is_read() {
     let folder = Folder::new();
