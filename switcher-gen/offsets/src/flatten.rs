@@ -212,13 +212,19 @@ impl<T: Types> Flattening<'_, T> {
 mod tests {
     use super::*;
 
-    /// Types of which each has many members of the next, without names.
+    /// Types of which each has many members of the next, without names, up to the twelfth. Another
+    /// one is a number.
     struct Maze;
+
+    const NUMBER: u64 = 100;
 
     impl Types for Maze {
         type Id = u64;
 
         fn shape(&self, id: u64) -> Result<Shape<u64>, OffsetsError> {
+            if id >= 12 {
+                return Ok(Shape::Scalar { size: Some(8) });
+            }
             let member = Member { name: None, at: 0, is_bit_field: false, of: id + 1 };
             let members = vec![member; 100];
             Ok(Shape::Aggregate(Aggregate { name: None, size: 0, members }))
@@ -227,12 +233,20 @@ mod tests {
 
     #[test]
     fn what_has_hardly_a_field_and_no_end_is_refused_soon() {
-        let mut wrong = 0;
-        for id in 0..3 {
-            let Ok(Shape::Aggregate(aggregate)) = Maze.shape(id) else { panic!() };
-            let error = flatten(&Maze, "maze", &aggregate).unwrap_err();
-            wrong += usize::from(matches!(error, OffsetsError::TooMuch { .. }));
-        }
-        assert_eq!(wrong, 3);
+        let Ok(Shape::Aggregate(maze)) = Maze.shape(0) else { panic!() };
+        let error = flatten(&Maze, "maze", &maze).unwrap_err().to_string();
+        assert!(error.contains("too many members"), "{error}");
+    }
+
+    #[test]
+    fn a_field_that_its_struct_has_no_room_for_is_refused() {
+        let of_size = |size: u64| {
+            let name = Some("last".to_owned());
+            let members = vec![Member { name, at: 8, is_bit_field: false, of: NUMBER }];
+            flatten(&Maze, "room", &Aggregate { name: None, size, members })
+        };
+        assert_eq!(of_size(16).unwrap().layout.fields.len(), 1);
+        let error = of_size(15).unwrap_err();
+        assert!(matches!(error, OffsetsError::Outside { end: 16, size: 15, .. }), "{error}");
     }
 }

@@ -61,6 +61,22 @@ fn dwarf_of_another_compiler_is_read() {
 }
 
 #[test]
+fn what_is_static_in_cpp_is_no_field() {
+    let folder = Folder::new();
+    let source = "
+        namespace host { struct tss_extra { long a; static long other; long b; }; }
+        long host::tss_extra::other; host::tss_extra it;";
+    for version in [DWARF_4, DWARF_5] {
+        let options = [version, &["-x", "c++"]].concat();
+        std::fs::write(folder.path("host.cc"), source).unwrap();
+        folder.run("gcc", &[&["-c", "-o", "host.o"], &options[..], &["host.cc"]].concat());
+        let extra = read(&folder.read("host.o")).unwrap().tss_extra.unwrap();
+        let names: Vec<_> = extra.fields.iter().map(|field| field.name.as_str()).collect();
+        assert_eq!(names, ["a", "b"], "{version:?}");
+    }
+}
+
+#[test]
 fn dwarf_of_linked_files_is_read() {
     let folder = Folder::new();
     let main = "int local(void); int main(void) { return local(); }";
@@ -188,6 +204,11 @@ fn btf_of_modules_and_of_several_objects_is_refused() {
     let mut short = whole.clone();
     short[20..24].copy_from_slice(&(strings / 2).to_le_bytes());
     assert!(matches!(read(&short), Err(OffsetsError::SplitBtf { .. })));
+    let header = u32::from_le_bytes(whole[4..8].try_into().unwrap());
+    let first = header + u32::from_le_bytes(whole[16..20].try_into().unwrap());
+    let mut unlike = whole.clone();
+    unlike[first as usize] = b'x';
+    assert!(matches!(read(&unlike), Err(OffsetsError::SplitBtf { .. })));
     let mut swapped = whole;
     swapped[..2].reverse();
     assert!(matches!(read(&swapped), Err(OffsetsError::BigEndian)));

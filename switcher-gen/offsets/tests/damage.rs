@@ -98,10 +98,33 @@ fn sizes_that_are_lies_ask_for_no_memory() {
     let packed = folder.read("packed.o");
     let is_header = |it: &[u8]| it[..8] == [1, 0, 0, 0, 0, 0, 0, 0] && it[24] == 0x78;
     let start = packed.windows(25).position(is_header).unwrap();
-    for size in [u64::MAX, 1 << 40, 1 << 31, 0, 1] {
+    let size = u64::from_le_bytes(packed[start + 8..start + 16].try_into().unwrap());
+    for size in [u64::MAX, 1 << 40, 1 << 31, 0, 1, size - 1, size + 1] {
         let mut lie = packed.clone();
         lie[start + 8..start + 16].copy_from_slice(&size.to_le_bytes());
         let error = read(&lie).unwrap_err();
         assert!(matches!(error, OffsetsError::Compressed { .. }), "{size:#x}: {error}");
     }
+}
+
+#[test]
+fn relocations_that_are_not_in_order_are_refused() {
+    let folder = Folder::new();
+    let object = folder.kernel("kernel.o", &["-gdwarf-5"]);
+    // A relocation of four bytes, relative to any symbol: where it is, and then what kind it has.
+    let is_one = |it: &[u8]| it[2..8] == [0; 6] && it[8..12] == [10, 0, 0, 0];
+    let places: Vec<_> =
+        (0..object.len() - 48).step_by(8).filter(|at| is_one(&object[*at..])).collect();
+    let mut refused = 0;
+    for at in places {
+        let mut swapped = object.clone();
+        let (first, second) = swapped[at..at + 48].split_at_mut(24);
+        first.swap_with_slice(second);
+        refused += usize::from(matches!(read(&swapped), Err(OffsetsError::Relocations { .. })));
+        // One that belongs to no unit would be left out.
+        let mut away = object.clone();
+        away[at + 4] = 1;
+        refused += usize::from(matches!(read(&away), Err(OffsetsError::Relocations { .. })));
+    }
+    assert!(refused > 100, "{refused}");
 }

@@ -154,7 +154,7 @@ impl<'a, 'i> UnitTypes<'a, 'i> {
         };
         let mut members = Vec::new();
         children(unit, entry, entries, |child| {
-            // What is declared within a class and lies elsewhere is no part of it.
+            // In C++, what is static is declared within a class and lies elsewhere.
             if child.tag() != gimli::DW_TAG_member || is_set(child, gimli::DW_AT_external) {
                 return Ok(());
             }
