@@ -33,7 +33,8 @@ fn dwarf_of_objects_is_read_in_all_its_forms() {
     }
 }
 
-/// LLVM numbers the strings of version 5, says nothing of siblings, and has a module around structs.
+/// LLVM numbers the strings of version 5, says nothing of siblings, and has a module around
+/// structs.
 #[test]
 fn dwarf_of_another_compiler_is_read() {
     let folder = Folder::new();
