@@ -107,10 +107,20 @@ fn who_links_the_runtime_compiles_nothing_of_the_proofs() {
     {
         assert!(compiled.contains(needed), "{needed}: {compiled:?}");
     }
-    let others =
-        ["model", "listing", "spec", "prove", "engine", "cli"].map(|it| format!("switcher-{it}"));
-    let libraries =
-        ["iced-x86", "yaxpeax-x86", "ordeal", "object", "clap", "indicatif", "serde_json", "libc"];
+    let others = ["model", "listing", "offsets", "spec", "prove", "engine", "cli"]
+        .map(|it| format!("switcher-{it}"));
+    let libraries = [
+        "iced-x86",
+        "yaxpeax-x86",
+        "ordeal",
+        "object",
+        "gimli",
+        "toml",
+        "clap",
+        "indicatif",
+        "serde_json",
+        "libc",
+    ];
     let unwanted = others.iter().map(String::as_str).chain(libraries);
     let found: Vec<_> = unwanted.filter(|it| compiled.contains(*it)).collect();
     assert!(found.is_empty(), "{found:?}");

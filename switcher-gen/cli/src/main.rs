@@ -31,6 +31,7 @@ mod redundancy;
 mod report;
 mod sarif;
 mod target;
+mod theirs;
 mod tour;
 mod variants;
 mod verdict;
@@ -66,6 +67,7 @@ Examples:
   switcher emit --variant amd-la57            list a variant
   switcher emit --format elf -o switcher.o    an object to link into a host
   switcher offsets --format c -o switcher.h   the layouts for C
+  switcher offsets --from vmlinux             a kernel's layouts beside ours
   switcher diff intel-4level amd-4level       where two variants differ
   switcher cost                               what each path costs
   switcher prove --all                        prove every variant, for every state
@@ -86,7 +88,7 @@ enum Command {
     Variants(variants::Args),
     /// Emit one variant: as a listing, as bytes, as an object
     Emit(emit::Args),
-    /// Export the layouts that hosts, guests and emitted code share
+    /// Export the layouts that hosts, guests and emitted code share, or compare them with others
     Offsets(offsets::Args),
     /// Show where two variants differ, or a variant and anybody's code
     Diff(diff::Args),

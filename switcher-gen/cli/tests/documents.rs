@@ -31,12 +31,25 @@ fn switcher(arguments: &[String], folder: &Path) -> Output {
         .unwrap()
 }
 
-/// A folder with what somebody else has built: here, by the program itself.
+/// What a kernel has of the structs, with names of its own for one of them.
+const KERNEL: &str = "
+struct tss_extra { long host_cr3, host_rsp; };
+struct my_extra { long host_cr3, host_gs_base; };
+struct tss_struct { char tss[104]; struct tss_extra tss_ex; struct my_extra mine; } cpu_tss_rw;
+";
+
+/// A folder with what somebody else has built: here, by the program itself and a compiler.
 fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let emit = ["emit", "--variant", "intel-4level", "--format", "elf", "-o", "theirs.o"];
     let emitted = switcher(&emit.map(str::to_owned), folder.path());
     assert!(emitted.status.success(), "{}", String::from_utf8_lossy(&emitted.stderr));
+    let path = |name| folder.path().join(name);
+    std::fs::write(path("kernel.c"), KERNEL).unwrap();
+    std::fs::write(path("asm-offsets.h"), "#define TSS_EX_host_rsp 112\n").unwrap();
+    let compile = ["-g", "-c", "-o", "vmlinux", "kernel.c"];
+    let compiled = Command::new("gcc").args(compile).current_dir(folder.path()).output().unwrap();
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
     folder
 }
 

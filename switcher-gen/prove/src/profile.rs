@@ -219,9 +219,9 @@ impl Profile {
     pub fn with_windows(&self, target: Target, foreign: &Foreign) -> Target {
         let symbol = |name: &str| foreign.symbols.get(name).copied();
         let ranges = self.unsafe_stack.iter().map(|range| match range {
-            Range::Between(start, end) => Some(vec![symbol(start)?..symbol(end)?]),
+            Range::Between(start, end) => Some(Vec::from([symbol(start)?..symbol(end)?])),
             // No other instruction begins within it.
-            Range::At(at) => symbol(at).map(|at| vec![at..at.wrapping_add(1)]),
+            Range::At(at) => symbol(at).map(|at| Vec::from([at..at.wrapping_add(1)])),
             Range::SyscallCompat => Some(target.syscall_compat.map_or_else(Vec::new, |entry| {
                 let reached = target.reached_from(entry).into_iter();
                 reached.map(|at| at..at.wrapping_add(1)).collect()
