@@ -10,15 +10,17 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use switcher_gen::Variant;
 use switcher_gen::asm::Window;
-use switcher_gen::layout::{Revision, Tss, TssExtra};
+use switcher_gen::layout::{Revision, Tss};
 use switcher_model::Features;
 use switcher_prove::elf::{self, Choice, Feature, Foreign, Request, RequestError};
 use switcher_prove::{BlockOffsets, Clauses, Contract, Profile, Room, Target};
 
 use crate::data_place::DataPlace;
 use crate::emit::number;
+use crate::layout::Layout;
 use crate::output::Failure;
 use crate::target::Subject;
+use crate::theirs;
 
 /// What others have assembled, and what has to be said of it. Its host is said by the command's
 /// argument `variant`.
@@ -50,6 +52,16 @@ pub(crate) struct ForeignArgs {
         requires = "elf"
     )]
     gs_tss_extra: Option<DataPlace>,
+    /// Where the fields of the TSS, of the switcher's data and of the PVCS lie: DWARF or BTF of a
+    /// vmlinux, an object or a module, the kernel's asm-offsets.h, or TOML or JSON. May be repeated:
+    /// each file fills what those before it lack; `switcher offsets --from` shows what is read
+    /// [default: the profile's, or as ours]
+    #[arg(long, value_name = "FILE", requires = "elf")]
+    layout: Vec<PathBuf>,
+    /// What a struct is called in the files of `--layout`: tss_struct, tss, tss_extra or pvcs, and
+    /// its name in C
+    #[arg(long = "struct", value_name = "STRUCT=NAME", value_parser = theirs::named, requires = "layout")]
+    structs: Vec<theirs::Named>,
     /// What a symbol of ours is called in `--elf`; may be given more than once
     #[arg(long = "symbol", value_name = "OURS=THEIRS", value_parser = renamed, requires = "elf")]
     symbols: Vec<(String, String)>,
@@ -126,6 +138,7 @@ impl ForeignArgs {
         let Self { elf, pvcs, gs_tss, gs_tss_extra, symbols, .. } = self;
         let Self { features, instructions, assume_unpatched, profile, assume, .. } = self;
         let Self { waive, entry_stack, caller_stack, windows, boot, .. } = self;
+        let Self { layout, structs, .. } = self;
         elf.is_some()
             || pvcs.is_some()
             || gs_tss.is_some()
@@ -138,6 +151,8 @@ impl ForeignArgs {
             || caller_stack.is_some()
             || !windows.is_empty()
             || !boot.is_empty()
+            || !layout.is_empty()
+            || !structs.is_empty()
             || !features.is_empty()
             || instructions.is_some()
             || *assume_unpatched
@@ -164,7 +179,8 @@ impl ForeignArgs {
     /// Each image that can run of the file's code; none if no file was given.
     pub(crate) fn subjects(&self, variant: &Variant) -> Result<Vec<Subject>, Failure> {
         let Some(path) = &self.elf else { return Ok(Vec::new()) };
-        let (file, images) = self.read(path, variant)?;
+        let layout = self.layout()?;
+        let (file, images) = self.read(path, variant, &layout)?;
         let is_one = images.len() == 1;
         let subject = |(foreign, target): (Foreign, Target)| {
             let name = path.display();
@@ -174,32 +190,47 @@ impl ForeignArgs {
             };
             let file =
                 file.try_clone().map_err(|error| Failure::failed("cannot keep the file", error))?;
-            Ok(Subject { name, target, image: None, file: Some((file, foreign)) })
+            let file = Some((file, foreign));
+            Ok(Subject { name, target, image: None, file, layout: layout.clone() })
         };
         images.into_iter().map(subject).collect()
     }
 
-    fn read(&self, path: &Path, variant: &Variant) -> Result<(fs::File, Images), Failure> {
+    /// Where the fields of its structs lie.
+    fn layout(&self) -> Result<Layout, Failure> {
+        let found = match self.layout.as_slice() {
+            [] => None,
+            files => Some(theirs::found(files, &self.structs)?),
+        };
+        let layout = Layout::new(self.profile(), found.as_ref());
+        layout.map_err(|error| Failure::Usage(format!("the layout: {error}")))
+    }
+
+    fn read(
+        &self,
+        path: &Path,
+        variant: &Variant,
+        layout: &Layout,
+    ) -> Result<(fs::File, Images), Failure> {
         let wrong = |error: &dyn std::fmt::Display| {
             Failure::Usage(format!("cannot take {}: {error}", path.display()))
         };
         // What is said by hand goes before the profile.
         let pvcs = self.pvcs.map(Revision::from).or(self.profile().pvcs);
-        let profile = Profile { pvcs, ..*self.profile() };
-        let setting = profile.setting(variant).map_err(|error| {
-            Failure::Usage(format!("the layout of the profile `{}`: {error}", profile.name))
-        })?;
+        let profile = Profile { pvcs, extra: &[], ..*self.profile() };
+        let setting = profile.setting(variant).and_then(|setting| layout.apply(setting));
+        let setting = setting.map_err(|error| Failure::Usage(format!("the layout: {error}")))?;
         let features: Features = self.features.iter().copied().collect();
         // A device might never end.
         if !fs::metadata(path).map_err(|error| wrong(&error))?.is_file() {
             return Err(wrong(&"not a file: give an object or a linked file"));
         }
         let file = fs::File::open(path).map_err(|error| wrong(&error))?;
-        let request = self.request(&setting.variant)?;
+        let request = self.request(&setting.variant, layout)?;
         let images = elf::images_of(&file, request).map_err(|error| wrong(&error))?;
         let setting = setting.with_contract(self.contract()?);
         let target = |mut foreign: Foreign| {
-            let block = self.block(&foreign)?;
+            let block = self.block(&foreign, layout, setting.extra_size())?;
             let features = features | foreign.features();
             let setting = setting.with_block(block).with_features(features);
             if self.assume_unpatched {
@@ -280,7 +311,7 @@ impl ForeignArgs {
     }
 
     /// What is asked of the file, on hosts that `variant` is for.
-    fn request(&self, variant: &Variant) -> Result<Request, Failure> {
+    fn request(&self, variant: &Variant, layout: &Layout) -> Result<Request, Failure> {
         let wrong = |error: RequestError| Failure::Usage(format!("`--symbol`: {error}"));
         let mut request = Request::default();
         // What is said by hand goes before the profile.
@@ -290,7 +321,7 @@ impl ForeignArgs {
         for (ours, theirs) in said.chain(known.copied()) {
             request = request.with_symbol(ours, theirs).map_err(wrong)?;
         }
-        let (tss, extra) = self.places();
+        let (tss, extra) = self.places(layout);
         let data = [&tss, &extra].into_iter().filter_map(|place| place.symbol());
         request = data.fold(request, Request::with_data);
         if self.features.iter().any(|features| features.contains(Features::SMAP)) {
@@ -303,29 +334,39 @@ impl ForeignArgs {
     }
 
     /// Where the TSS and the switcher's data lie.
-    fn places(&self) -> (DataPlace, DataPlace) {
+    fn places(&self, layout: &Layout) -> (DataPlace, DataPlace) {
         let default = BlockOffsets::default();
         let (tss, extra) = match self.profile().tss {
             Some((symbol, extra)) => {
-                (DataPlace::Symbol(symbol.into(), 0), DataPlace::Symbol(symbol.into(), extra))
+                let (tss, extra) =
+                    (layout.tss_at.unwrap_or_default(), layout.extra_at.unwrap_or(extra));
+                (DataPlace::Symbol(symbol.into(), tss), DataPlace::Symbol(symbol.into(), extra))
             }
-            None => (DataPlace::Number(default.tss), DataPlace::Number(default.tss_extra)),
+            None => (
+                DataPlace::Number(layout.tss_at.unwrap_or(default.tss)),
+                DataPlace::Number(layout.extra_at.unwrap_or(default.tss_extra)),
+            ),
         };
         (self.gs_tss.clone().unwrap_or(tss), self.gs_tss_extra.clone().unwrap_or(extra))
     }
 
-    fn block(&self, foreign: &Foreign) -> Result<BlockOffsets, Failure> {
+    fn block(
+        &self,
+        foreign: &Foreign,
+        layout: &Layout,
+        extra_size: u64,
+    ) -> Result<BlockOffsets, Failure> {
         let resolve = |place: &DataPlace, option| {
             let place = place.resolve(&foreign.data);
             place.map_err(|error| Failure::Usage(format!("`{option}`: {error}")))
         };
-        let (tss, extra) = self.places();
+        let (tss, extra) = self.places(layout);
         let block = BlockOffsets {
             tss: resolve(&tss, "--gs-tss")?,
             tss_extra: resolve(&extra, "--gs-tss-extra")?,
         };
         let BlockOffsets { tss, tss_extra } = block;
-        let (tss_size, extra_size) = (size_of::<Tss>() as u64, size_of::<TssExtra>() as u64);
+        let tss_size = size_of::<Tss>() as u64;
         let distance = tss_extra.wrapping_sub(tss).cast_unsigned();
         if distance < tss_size || distance.wrapping_neg() < extra_size {
             return Err(Failure::Usage(format!(

@@ -6,8 +6,8 @@ use clap::ValueEnum;
 use switcher_gen::layout::Revision;
 use switcher_listing::offsets;
 
-use crate::output::{Content, Destination, Failure, json, write};
 use crate::foreign::Pvcs;
+use crate::output::{Content, Destination, Failure, json, write};
 use crate::theirs;
 
 #[derive(clap::Args)]

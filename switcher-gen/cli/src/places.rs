@@ -5,8 +5,9 @@ use std::fmt;
 
 use serde::Serialize;
 use switcher_listing::{Listing, ListingOptions};
-use switcher_prove::{Lines, NoLines, SourceLine, Target};
+use switcher_prove::{Counterexample, Lines, NoLines, SourceLine, Target};
 
+use crate::layout::Layout;
 use crate::target::{Subject, Texts};
 
 /// The places of a subject's code.
@@ -16,6 +17,7 @@ pub(crate) struct Places<'a> {
     lines: Result<Lines, NoLines>,
     base: u64,
     is_ours: bool,
+    layout: &'a Layout,
 }
 
 /// Where an instruction is.
@@ -42,6 +44,11 @@ pub(crate) struct Symbol {
 const EMITTERS: &str = "switcher-gen/src/";
 
 impl<'a> Places<'a> {
+    /// A counterexample in the names of the subject's kernel.
+    pub(crate) fn named(&self, found: Counterexample) -> Counterexample {
+        self.layout.named(found)
+    }
+
     pub(crate) fn of(subject: &'a Subject) -> Self {
         let (symbols, lines) = match (&subject.image, &subject.file) {
             (_, Some((file, foreign))) => {
@@ -61,6 +68,7 @@ impl<'a> Places<'a> {
             (None, None) => (BTreeMap::new(), Err(NoLines::None)),
         };
         Self {
+            layout: &subject.layout,
             texts: subject.texts(),
             symbols,
             lines,

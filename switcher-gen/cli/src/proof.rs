@@ -62,6 +62,7 @@ pub(crate) struct All {
 
 impl Finding {
     fn new(found: Counterexample, places: &Places<'_>) -> Self {
+        let found = places.named(found);
         let place = found.place().map(|at| places.at(at));
         let symbol =
             place.as_ref().and_then(|place| place.symbol.as_ref()).map(ToString::to_string);

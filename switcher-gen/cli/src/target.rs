@@ -8,6 +8,7 @@ use switcher_prove::{BadCode, Target, elf};
 
 use crate::foreign::ForeignArgs;
 use crate::host;
+use crate::layout::Layout;
 use crate::names;
 use crate::output::Failure;
 
@@ -73,6 +74,8 @@ pub(crate) struct Subject {
     pub(crate) image: Option<Image>,
     /// The file, if it is one of somebody's.
     pub(crate) file: Option<OpenFile>,
+    /// What is known of its structs.
+    pub(crate) layout: Layout,
 }
 
 /// A file, with what was read of it.
@@ -84,7 +87,13 @@ impl Subject {
         let image = Image::new(variant)
             .map_err(|error| Failure::failed(format!("cannot assemble {variant}"), error))?;
         let target = Target::image(&image);
-        Ok(Self { name: variant.to_string(), target, image: Some(image), file: None })
+        Ok(Self {
+            name: variant.to_string(),
+            target,
+            image: Some(image),
+            file: None,
+            layout: Layout::default(),
+        })
     }
 
     /// Every instruction's text by its address. Those of our images have names for numbers, and the

@@ -56,6 +56,16 @@ pub(crate) fn compare(
     named: &[Named],
     revision: Option<Revision>,
 ) -> Result<Comparison, Failure> {
+    let (files, found) = read(from, named)?;
+    Ok(Comparison::new(files, &found, revision))
+}
+
+/// What several files say together.
+pub(crate) fn found(from: &[PathBuf], named: &[Named]) -> Result<Found, Failure> {
+    read(from, named).map(|(_, found)| found)
+}
+
+fn read(from: &[PathBuf], named: &[Named]) -> Result<(Vec<FileRead>, Found), Failure> {
     let options = Options { names: names(named)?, ..Options::default() };
     let mut files = Vec::new();
     let mut read = Vec::new();
@@ -68,7 +78,7 @@ pub(crate) fn compare(
     }
     let found = merge(read).map_err(|contradiction| Failure::Usage(contradiction.to_string()))?;
     let found = found.ok_or_else(|| Failure::Usage("no file was given".into()))?;
-    Ok(Comparison::new(files, &found, revision))
+    Ok((files, found))
 }
 
 fn read_one(path: &Path, options: &Options) -> Result<Found, String> {

@@ -94,6 +94,12 @@ impl Setting {
         Self { features, ..self }
     }
 
+    /// The size of the switcher's data in bytes.
+    #[must_use]
+    pub const fn extra_size(&self) -> u64 {
+        self.extra.size().cast_unsigned()
+    }
+
     /// With code around the switcher that keeps this contract.
     #[must_use]
     pub const fn with_contract(self, contract: Contract) -> Self {
