@@ -22,6 +22,7 @@ mod layout;
 mod mutate;
 mod names;
 mod offsets;
+mod operands;
 mod outline;
 mod parallel;
 mod places;

@@ -3,13 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use iced_x86::{
-    FlowControl, Formatter, Instruction, IntelFormatter, Register, SymbolResolver, SymbolResult,
-};
+use iced_x86::FlowControl;
 use switcher_gen::asm::{HostSymbol, Label};
-use switcher_gen::layout::{AsmLayout, PerCpu, Placement, Tss, TssExtra};
-use switcher_listing::names::field;
 use switcher_prove::Target;
+
+use crate::operands;
 
 /// Two outlines that can be compared.
 pub(crate) struct Outlines {
@@ -141,115 +139,6 @@ struct Lines {
 
 impl Lines {
     fn text(&mut self, target: &Target, at: u64) -> String {
-        let instruction = target.program.instruction(at);
-        let resolver = Names {
-            names: self.names.clone(),
-            reached: self.reached.clone(),
-            block: Block::of(target),
-        };
-        let mut formatter = IntelFormatter::with_options(Some(Box::new(resolver)), None);
-        let options = formatter.options_mut();
-        options.set_first_operand_char_index(8);
-        options.set_space_after_operand_separator(true);
-        options.set_uppercase_hex(false);
-        options.set_hex_prefix("0x");
-        options.set_hex_suffix("");
-        options.set_small_hex_numbers_in_decimal(false);
-        // How wide a displacement is does not matter.
-        options.set_show_branch_size(false);
-        options.set_rip_relative_addresses(false);
-        let mut text = String::new();
-        formatter.format(&instruction, &mut text);
-        text
-    }
-}
-
-/// Where the data of the per-CPU block is.
-#[derive(Clone, Copy)]
-struct Block {
-    placement: Placement,
-    /// What instructions count from: GS base, or the block's address.
-    base: u64,
-    tss: i64,
-    tss_extra: i64,
-}
-
-impl Block {
-    fn of(target: &Target) -> Self {
-        let placement = target.setting.variant.placement();
-        let base = match placement {
-            Placement::Gs => 0,
-            Placement::PerCpu => target.program.base().wrapping_sub(PerCpu::BEFORE_CODE),
-        };
-        let block = target.setting.block;
-        Self { placement, base, tss: block.tss, tss_extra: block.tss_extra }
-    }
-
-    /// The name of so many bytes at an operand's address.
-    fn field(&self, instruction: &Instruction, address: u64, size: usize) -> Option<String> {
-        let is_alone = instruction.memory_index() == Register::None
-            && match self.placement {
-                Placement::Gs => {
-                    instruction.memory_base() == Register::None
-                        && instruction.memory_segment() == Register::GS
-                }
-                Placement::PerCpu => instruction.is_ip_rel_memory_operand(),
-            };
-        if !is_alone {
-            return None;
-        }
-        let offset = address.wrapping_sub(self.base).cast_signed();
-        [(Tss::LAYOUT, self.tss), (TssExtra::LAYOUT, self.tss_extra)].into_iter().find_map(
-            |(layout, start)| {
-                let inner = usize::try_from(offset.checked_sub(start)?).ok()?;
-                (inner < layout.size).then(|| field(layout, inner, size)).flatten()
-            },
-        )
-    }
-}
-
-/// Names for addresses.
-struct Names {
-    names: BTreeMap<u64, String>,
-    reached: Vec<u64>,
-    block: Block,
-}
-
-impl SymbolResolver for Names {
-    fn symbol(
-        &mut self,
-        instruction: &Instruction,
-        _operand: u32,
-        instruction_operand: Option<u32>,
-        address: u64,
-        _address_size: u32,
-    ) -> Option<SymbolResult<'_>> {
-        use iced_x86::OpKind;
-        let text = match instruction.op_kind(instruction_operand?) {
-            OpKind::Memory => {
-                let size = instruction.memory_size().size();
-                self.block.field(instruction, address, size)?
-            }
-            OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
-                match self.names.get(&address) {
-                    Some(name) => name.clone(),
-                    None => self.distance(instruction.ip(), address)?,
-                }
-            }
-            _ => return None,
-        };
-        Some(SymbolResult::with_string(address, text))
-    }
-}
-
-impl Names {
-    /// How many instructions of the routine lie between a jump and where it leads.
-    fn distance(&self, from: u64, to: u64) -> Option<String> {
-        let place = |at: u64| self.reached.binary_search(&at).ok();
-        let (from, to) = (place(from)?, place(to)?);
-        Some(match to > from {
-            true => format!("{} ahead", to - from),
-            false => format!("{} back", from - to),
-        })
+        operands::text(target, at, &self.names, &self.reached)
     }
 }

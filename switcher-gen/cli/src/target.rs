@@ -1,5 +1,6 @@
 //! Which code a command is about: one of our variants, or what others have assembled.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use switcher_gen::{Image, Variant};
@@ -10,6 +11,7 @@ use crate::foreign::ForeignArgs;
 use crate::host;
 use crate::layout::Layout;
 use crate::names;
+use crate::operands;
 use crate::output::Failure;
 
 /// To be flattened into a command's arguments.
@@ -105,7 +107,9 @@ impl Subject {
             // Whoever cannot be listed is shown as anybody's code is.
             Listing::new(image, &options).ok()
         });
-        Texts { target: &self.target, listing }
+        let symbols = self.file.iter().flat_map(|(_, foreign)| &foreign.symbols);
+        let names = symbols.map(|(name, at)| (*at, name.clone())).collect();
+        Texts { target: &self.target, listing, names }
     }
 
     /// Why there is no telling what the code does, and where.
@@ -143,6 +147,8 @@ fn place(error: &BadCode) -> Option<u64> {
 pub(crate) struct Texts<'a> {
     target: &'a Target,
     listing: Option<Listing>,
+    /// The names of addresses.
+    names: BTreeMap<u64, String>,
 }
 
 impl Texts<'_> {
@@ -161,7 +167,13 @@ impl Texts<'_> {
 
     /// The instruction, followed by its source.
     pub(crate) fn annotated(&self, at: u64) -> Option<String> {
-        let Some(line) = self.line(at) else { return self.target.program.text(at) };
+        let Some(line) = self.line(at) else {
+            let is_code = matches!(self.target.program.at(at), Some(Ok(_)));
+            return match is_code {
+                true => Some(operands::text(self.target, at, &self.names, &[])),
+                false => self.target.program.text(at),
+            };
+        };
         let mut text = match line.operands.as_slice() {
             [] => line.mnemonic.clone(),
             operands => format!("{:<7} {}", line.mnemonic, operands.join(", ")),

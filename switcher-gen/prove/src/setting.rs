@@ -94,6 +94,12 @@ impl Setting {
         Self { features, ..self }
     }
 
+    /// Whether the switcher's data is in a struct like ours.
+    #[must_use]
+    pub fn has_our_extra(&self) -> bool {
+        self.extra == Places::<ExtraField>::ours()
+    }
+
     /// The size of the switcher's data in bytes.
     #[must_use]
     pub const fn extra_size(&self) -> u64 {
@@ -132,7 +138,8 @@ impl Setting {
 
     /// Where a field of the switcher's data lies, from the address of the per-CPU block on; `None`
     /// if there is none, which the variant does not need then.
-    pub(crate) fn extra_at(&self, field: ExtraField) -> Option<i64> {
+    #[must_use]
+    pub fn extra_at(&self, field: ExtraField) -> Option<i64> {
         self.extra.at(field).map(|at| self.block.tss_extra + at)
     }
 
