@@ -22,6 +22,8 @@
 	.set	WILD_GS, 5
 /* A read above the top of the entry stack. */
 	.set	ABOVE_TOP, 6
+/* An IRETQ that nobody knows of. */
+	.set	BARE_IRETQ, 7
 
 /* Fields of the TSS and of what follows it, from the variable on. */
 	.set	SP0, 0x04
@@ -166,7 +168,12 @@ switcher_enter_guest:
 	cmp	%rcx, (%rsp)
 	je	.Lsysretq
 	mov	(%rsp), %rcx
+	.if	BROKEN == BARE_IRETQ
+	iretq
+	int3
+	.else
 	jmp	native_irq_return_iret
+	.endif
 
 .Lsysretq:
 	mov	24(%rsp), %rsp
