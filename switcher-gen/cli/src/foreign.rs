@@ -300,6 +300,16 @@ impl ForeignArgs {
                     range.start, range.end
                 )));
             }
+            let is_code = |at: u64| {
+                let mut sections = foreign.sections.iter();
+                sections.any(|section| section.range.contains(&at))
+            };
+            if !is_code(range.start) || !is_code(range.end.wrapping_sub(1)) {
+                return Err(Failure::Usage(format!(
+                    "`--window`: {:#x}..{:#x} is not in the code's section",
+                    range.start, range.end
+                )));
+            }
             windows.entry(*window).or_default().push(range);
         }
         let target = match windows.contains_key(&Window::UnsafeStack) {
@@ -326,6 +336,18 @@ impl ForeignArgs {
         request = data.fold(request, Request::with_data);
         if self.features.iter().any(|features| features.contains(Features::SMAP)) {
             request = request.with_choice(Choice::Feature(Feature::SMAP), true);
+        }
+        let of_variant = Request::default().on(variant);
+        for (number, (choice, is_on)) in self.boot.iter().enumerate() {
+            let twice = self.boot[..number].iter().any(|(other, _)| other == choice);
+            let is_other = of_variant.says(choice).is_some_and(|says| says != *is_on);
+            // Whether returns have a thunk follows from the faults of a CPU, of which a variant
+            // knows some.
+            if twice || is_other && *choice != Choice::ReturnThunk {
+                let why =
+                    if twice { "is said twice" } else { "is otherwise on the variant's hosts" };
+                return Err(Failure::Usage(format!("`--boot {choice}`: it {why}")));
+            }
         }
         let said = self.boot.iter();
         Ok(said

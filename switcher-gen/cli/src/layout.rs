@@ -1,10 +1,38 @@
 //! Where somebody else's kernel has the fields of its structs, and what it calls those that the
 //! specification does not know.
 
+use switcher_gen::layout::Tss;
 use switcher_offsets::{Found, Struct};
 use switcher_prove::{
     Counterexample, ExtraField, KnownField, LayoutError, Places, Profile, PvcsField, Setting,
 };
+
+/// Why a layout cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WrongLayout {
+    #[error(transparent)]
+    Fields(#[from] LayoutError),
+    /// The CPU decides about the TSS.
+    #[error("`{field}` of the TSS lies at {at:#x}, and CPUs have it at {own:#x}")]
+    Tss { field: &'static str, at: u64, own: usize },
+}
+
+/// Refuses a TSS that no CPU has.
+fn check_tss(tss: &Struct) -> Result<(), WrongLayout> {
+    let known = [
+        ("sp0", Tss::sp0.bytes()),
+        ("sp1", Tss::sp1.bytes()),
+        ("sp2", Tss::sp2.bytes()),
+        ("ist", Tss::ist1.bytes()),
+    ];
+    for (field, own) in known {
+        let there = tss.fields.iter().find(|of_theirs| of_theirs.name == field);
+        if let Some(at) = there.map(|there| there.at).filter(|at| *at != own as u64) {
+            return Err(WrongLayout::Tss { field, at, own });
+        }
+    }
+    Ok(())
+}
 
 /// What is known of structs that are not ours.
 #[derive(Clone, Debug, Default)]
@@ -20,11 +48,14 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// What a profile says, and what was found in files, which goes before it.
-    pub(crate) fn new(profile: &Profile, found: Option<&Found>) -> Result<Self, LayoutError> {
+    pub(crate) fn new(profile: &Profile, found: Option<&Found>) -> Result<Self, WrongLayout> {
         let mut layout = Self::default();
         let of_profile = profile.extra.iter().map(|(name, at)| (*name, *at, None));
         layout.take_extra(None, of_profile.collect())?;
         if let Some(found) = found {
+            if let Some(tss) = &found.tss {
+                check_tss(tss)?;
+            }
             let place = |at: Option<u64>| at.and_then(|at| i64::try_from(at).ok());
             if let Some(extra) = &found.tss_extra {
                 layout.take_extra(extra.size, fields(extra))?;

@@ -42,7 +42,7 @@ pub enum Range {
     Between(&'static str, &'static str),
     /// The instruction at a symbol.
     At(&'static str),
-    /// The answer to a 32-bit SYSCALL, whatever it is called.
+    /// The answer to a 32-bit SYSCALL, whatever it is called, up to its first return or jump.
     SyscallCompat,
 }
 
@@ -51,7 +51,9 @@ impl std::fmt::Display for Range {
         match self {
             Self::Between(start, end) => write!(f, "from {start} to {end}"),
             Self::At(at) => write!(f, "at {at}"),
-            Self::SyscallCompat => f.write_str("in the answer to a 32-bit SYSCALL"),
+            Self::SyscallCompat => {
+                f.write_str("in the answer to a 32-bit SYSCALL, up to its first return or jump")
+            }
         }
     }
 }
@@ -222,10 +224,10 @@ impl Profile {
             Range::Between(start, end) => Some(Vec::from([symbol(start)?..symbol(end)?])),
             // No other instruction begins within it.
             Range::At(at) => symbol(at).map(|at| Vec::from([at..at.wrapping_add(1)])),
-            Range::SyscallCompat => Some(target.syscall_compat.map_or_else(Vec::new, |entry| {
-                let reached = target.reached_from(entry).into_iter();
-                reached.map(|at| at..at.wrapping_add(1)).collect()
-            })),
+            Range::SyscallCompat => {
+                Some(target.syscall_compat.map(|entry| entry..target.straight_end(entry)))
+                    .map(|range| range.into_iter().collect())
+            }
         });
         match ranges.collect::<Option<Vec<_>>>() {
             Some(ranges) if !ranges.is_empty() => {

@@ -410,7 +410,7 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
                     return Ok((place, To::Host(symbol)));
                 }
                 let error = ReadError::Undefined { at: at(), symbol: symbol.clone() };
-                self.variable(Variable::Undefined(symbol), 0, error)
+                self.variable(Variable::Undefined(symbol), 0, per_cpu::MOST, error)
             }
             _ if symbol.is_weak() => Err(ReadError::Weak { symbol: symbol.text() }),
             Of::Absolute => Ok((symbol.value, To::Number)),
@@ -428,7 +428,8 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
                     let error = ReadError::Data { at: at(), section: name };
                     match section {
                         Some(section) if per_cpu::is_section(section) => {
-                            self.variable(Variable::Section(index), symbol.value, error)
+                            let size = section.size;
+                            self.variable(Variable::Section(index), symbol.value, size, error)
                         }
                         _ => Err(error),
                     }
@@ -445,11 +446,13 @@ impl<'data, R: Contents<'data>> FileCode<'_, 'data, R> {
         &self,
         variable: Variable,
         value: u64,
+        size: u64,
         error: ReadError,
     ) -> Result<(u64, To), ReadError> {
         let Some(layout) = &self.layout else { return Err(error) };
         let place = self.variables.place(variable, layout)?;
-        Ok((place.wrapping_add(value), To::PerCpu(error)))
+        let within = place..place.saturating_add(size);
+        Ok((place.wrapping_add(value), To::PerCpu(within, error)))
     }
 }
 

@@ -104,7 +104,10 @@ pub enum ReadError {
         section: String,
     },
     /// Code refers to what another file defines.
-    #[error("{at} refers to `{symbol}`, which the file does not define: link it with what does")]
+    #[error(
+        "{at} refers to `{symbol}`, which the file does not define: link it with what does, or say which \
+         symbol of ours it is (`--symbol OURS={symbol}`)"
+    )]
     Undefined {
         /// Where in the file.
         at: PlaceInFile,
@@ -320,6 +323,12 @@ pub enum ReadError {
     Open {
         /// The choices of two of them.
         images: [String; 2],
+    },
+    /// Nothing depends on what was said.
+    #[error("no table of what Linux patches has `{choice}`: leave it out of `--boot`")]
+    NoChoice {
+        /// The choice.
+        choice: String,
     },
     /// There are more images than can be judged.
     #[error(

@@ -351,6 +351,12 @@ impl<'data, R: Contents<'data>> File<'data, R> {
         self.symbol_of((&self.symbols, self.strings), index, raw)
     }
 
+    /// From here on, as many bytes of names may be read as from the beginning on.
+    pub(super) fn refill(&self) {
+        let length = self.data.len().unwrap_or_default();
+        self.names.set(TIMES.saturating_mul(length).saturating_add(LIMIT));
+    }
+
     fn symbol_of(
         &self,
         (table, strings): (&Symbols<'data, R>, &'data [u8]),

@@ -104,6 +104,12 @@ impl Foreign {
                 )
             }),
         });
+        if !self.choices.is_empty() {
+            assumed.push(format!(
+                "the kernel has booted with {}: other bytes run otherwise",
+                super::boot::text(&self.choices)
+            ));
+        }
         assumed.extend(few(&self.unpatched, |(section, at)| {
             format!("what `{section}` is for, which names {at}, does not change the code")
         }));

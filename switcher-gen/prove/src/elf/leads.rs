@@ -23,8 +23,8 @@ pub(super) enum To {
     /// The symbol is a routine of the host's, which the object does not have.
     Host(String),
     /// The symbol is a per-CPU variable if the field is an operand through GS; otherwise this is
-    /// wrong with it.
-    PerCpu(ReadError),
+    /// wrong with it. It lies within these addresses.
+    PerCpu(Range<u64>, ReadError),
     /// The address is a number.
     Number,
 }
@@ -105,8 +105,10 @@ impl Leads {
                 use_: branch_if(is_distance && range.contains(&target)),
                 error: LinkerError::Apart { at, section }.into(),
             }),
-            To::PerCpu(error) => {
-                let is_displacement = form.width == 4 && form.signed;
+            To::PerCpu(within, error) => {
+                // What is accessed lies at the operand's end, if the distance counts from there.
+                let at = if form.relative { target } else { value };
+                let is_displacement = form.width == 4 && form.signed && within.contains(&at);
                 let per_cpu = Use::PerCpu { is_relative: form.relative };
                 let use_ = if is_displacement { per_cpu } else { Use::Nothing };
                 Self::Out(Out { use_, error })

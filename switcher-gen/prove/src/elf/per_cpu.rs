@@ -21,7 +21,7 @@ const START: u64 = 0xFFFF_FFFF_E000_0000;
 /// How far apart the places of two of them are.
 const SLOT: u64 = 4 << 20;
 /// How large each may be.
-const MOST: u64 = 2 << 20;
+pub(super) const MOST: u64 = 2 << 20;
 /// How many of them there is room for.
 const SLOTS: usize = 127;
 

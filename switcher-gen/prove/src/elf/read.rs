@@ -129,14 +129,23 @@ fn combinations<'data, R: Contents<'data>>(
     /// More combinations than anybody would judge.
     const MOST: usize = 64;
     let boot = Boot::read(code)?;
+    let mut said = code.file.request.choices().keys();
+    let is_branch = |choice: &&Choice| matches!(choice, Choice::Branch(_));
+    if let Some(choice) = said.find(|choice| is_branch(choice) && !boot.has(choice)) {
+        return Err(ReadError::NoChoice { choice: choice.to_string() });
+    }
     let mut images: Vec<Foreign> = Vec::new();
     let mut ahead = vec![code.file.request.choices().clone()];
     while let Some(made) = ahead.pop() {
-        code.put(boot.overlay(code, &made)?);
+        boot.put(code, &made)?;
+        // Each image is read from the beginning.
+        code.file.refill();
         match switcher(code, names, &boot, &made)? {
             Read::Code(foreign) => {
                 // Choices that make no difference make no other image.
-                let is_known = |known: &Foreign| known.pieces == foreign.pieces;
+                let is_known = |known: &Foreign| {
+                    known.pieces == foreign.pieces && known.features() == foreign.features()
+                };
                 if !images.iter().any(is_known) {
                     images.push(*foreign);
                 }
@@ -201,7 +210,9 @@ fn switcher<'data, R: Contents<'data>>(
         usable(code, area)?;
     }
     let ranges: Vec<_> = reached.iter().map(|(_, range)| range.clone()).collect();
-    if let Some(choice) = boot.open(&ranges, made).filter(|_| home.is_some()) {
+    if home.is_some()
+        && let Some(choice) = boot.open(code, &ranges, made)?
+    {
         return Ok(Read::Open(choice.clone()));
     }
     let loaded = if file.is_object() { None } else { Some(Loaded::new(file)?) };

@@ -112,6 +112,12 @@ impl Request {
         Self { choices, ..self }
     }
 
+    /// What is known of a choice.
+    #[must_use]
+    pub fn says(&self, choice: &Choice) -> Option<bool> {
+        self.choices.get(choice).copied()
+    }
+
     /// What is known of how the kernel boots.
     pub(super) const fn choices(&self) -> &Choices {
         &self.choices

@@ -221,6 +221,16 @@ impl Target {
     /// The same code, of which the host is told that these are all ranges of a window.
     #[must_use]
     pub fn with_window(mut self, window: Window, ranges: Vec<Range<u64>>) -> Self {
+        let places: Vec<_> =
+            ranges.iter().map(|range| format!("{:#x}..{:#x}", range.start, range.end)).collect();
+        let what = match window {
+            Window::UnsafeStack => "RSP for the guest's",
+            Window::GuestRoot => "the root for a guest's",
+        };
+        self.assumed.push(format!(
+            "the host's handlers of NMIs and machine checks take {what} at {}, and nowhere else",
+            places.join(", ")
+        ));
         self.windows.insert(window, ranges);
         self
     }
@@ -277,6 +287,24 @@ impl Target {
             }
         }
         reached
+    }
+
+    /// Where the instructions end that follow each other from `entry` on, up to the first one that
+    /// leads elsewhere.
+    pub(crate) fn straight_end(&self, entry: u64) -> u64 {
+        use iced_x86::FlowControl;
+        let mut at = entry;
+        while let Some(Ok(op)) = self.program.at(at) {
+            let i = self.program.instruction(at);
+            at = i.next_ip();
+            // iced-x86 does not count these as ends.
+            let is_return = op.is_iretq()
+                || matches!(i.mnemonic(), Mnemonic::Sysretq | Mnemonic::Sysret | Mnemonic::Hlt);
+            if is_return || i.flow_control() != FlowControl::Next {
+                break;
+            }
+        }
+        at
     }
 
     /// Whether `address` is one of the code's, or where a range of it ends.

@@ -6,17 +6,22 @@
 //! | `features` | Linux's numbers of features |
 //! | `choice` | what decides which bytes run |
 //! | `tables` | the tables as they are in a file |
+//! | `alternatives` | the table of alternatives |
+//! | `sites` | the tables of returns, landing pads and static branches |
 //! | `overlay` | the bytes that are put over those of the file |
 //! | `replacement` | the code of an alternative, moved to where it runs |
 //!
 //! A verdict is about what runs. So each combination of choices that the reached code depends on is
 //! made and judged by itself. A table that cannot be read entry by entry is none of these: what it
-//! names is refused, like what any other table names that changes code.
+//! names is refused, like what any other table names that changes code. So is a place that an entry
+//! changes in a way that is not known here, where the code reaches it.
 
+mod alternatives;
 mod choice;
 mod features;
 pub(super) mod overlay;
 mod replacement;
+mod sites;
 mod tables;
 
 pub use choice::{Choice, Choices, text};
@@ -29,13 +34,15 @@ use super::code::FileCode;
 use super::error::ReadError;
 use super::file::Contents;
 use overlay::{Overlay, Piece};
+use replacement::Corrected;
 use tables::Table;
 
 /// What Linux may change.
 #[derive(Default)]
 pub(super) struct Boot {
+    /// In the order in which Linux does it.
     sites: Vec<Site>,
-    /// The sections of the tables that these are from.
+    /// The sections of the tables that these are from, and of what is put there.
     sections: HashSet<usize>,
 }
 
@@ -51,16 +58,19 @@ struct Site {
 
 /// What a place is changed to.
 enum To {
-    /// The code at these addresses, and NOPs after it.
-    Code(Range<u64>),
+    /// The code at these addresses, and NOPs after it. If the choice is another, NOPs that follow
+    /// each other become fewer.
+    Code(Range<u64>, Corrected),
     /// RET and traps.
     Return,
-    /// A NOP of four bytes, where ENDBR64 was.
+    /// A NOP of four bytes, where ENDBR64 is.
     Sealed,
     /// A jump.
     Jump(u64),
     /// NOPs.
     Nops,
+    /// Something that is not known here.
+    Unknown,
 }
 
 /// The bytes of ENDBR64.
@@ -68,24 +78,38 @@ const ENDBR64: [u8; 4] = [0xF3, 0x0F, 0x1E, 0xFA];
 /// What Linux puts over it: a NOP that nothing else is.
 const SEALED: [u8; 4] = [0x66, 0x0F, 0x1F, 0x00];
 
+/// Reads the entries of a table; `None` if that cannot be done.
+type Reader<'c, 'f, 'data, R> =
+    fn(&'c FileCode<'f, 'data, R>, &Table) -> Result<Option<Vec<Site>>, ReadError>;
+
 impl Boot {
     /// The tables of a file that can be read.
     pub(super) fn read<'data, R: Contents<'data>>(
         code: &FileCode<'_, 'data, R>,
     ) -> Result<Self, ReadError> {
         let mut boot = Self::default();
-        for number in 0..code.file.sections.len() {
-            let sites = match code.file.sections[number].text().as_str() {
-                ".altinstructions" => alternatives,
-                ".return_sites" => returns,
-                ".ibt_endbr_seal" => seals,
-                "__jump_table" => branches,
-                _ => continue,
-            };
-            let Some(table) = Table::read(code, number)? else { continue };
-            if let Some(sites) = sites(code, &table) {
+        // Linux does it in this order.
+        let readers: [(&str, Reader<'_, '_, 'data, R>); 4] = [
+            (".return_sites", sites::returns),
+            (".altinstructions", alternatives::read),
+            (".ibt_endbr_seal", sites::seals),
+            ("__jump_table", sites::branches),
+        ];
+        let named = |name: &str| {
+            let all = code.file.sections.iter().enumerate();
+            let own = all.filter(|(_, section)| section.text() == name);
+            own.map(|(number, _)| number).collect::<Vec<_>>()
+        };
+        for (name, read) in readers {
+            for number in named(name) {
+                let Some(table) = Table::read(code, number)? else { continue };
+                let Some(sites) = read(code, &table)? else { continue };
                 boot.sites.extend(sites);
                 boot.sections.insert(table.section);
+                if name == ".altinstructions" {
+                    // What it is good for is known now.
+                    boot.sections.extend(named(".altinstr_replacement"));
+                }
             }
         }
         Ok(boot)
@@ -97,56 +121,118 @@ impl Boot {
     }
 
     /// The first choice that is not made and that these ranges, which are in order, depend on.
-    pub(super) fn open(&self, ranges: &[Range<u64>], made: &Choices) -> Option<&Choice> {
-        self.choices(ranges).find(|choice| !made.contains_key(choice))
+    ///
+    /// # Errors
+    /// If a place there is changed in a way that is not known.
+    pub(super) fn open<'data, R: Contents<'data>>(
+        &self,
+        code: &FileCode<'_, 'data, R>,
+        ranges: &[Range<u64>],
+        made: &Choices,
+    ) -> Result<Option<&Choice>, ReadError> {
+        if let Some(site) = self.reached(ranges).find(|site| matches!(site.to, To::Unknown)) {
+            let how = "an entry changes it in a way that is not modelled";
+            return Err(site.refused(code, how)?);
+        }
+        Ok(self.choices(ranges).find(|choice| !made.contains_key(choice)))
     }
 
     /// The choices that these ranges depend on, of those that are made.
     pub(super) fn made(&self, ranges: &[Range<u64>], made: &Choices) -> Choices {
-        let own =
-            self.choices(ranges).filter_map(|choice| Some((choice.clone(), *made.get(choice)?)));
-        own.collect()
+        let own = self.choices(ranges);
+        own.filter_map(|choice| Some((choice.clone(), *made.get(choice)?))).collect()
+    }
+
+    /// Whether anything in the file depends on a choice.
+    pub(super) fn has(&self, choice: &Choice) -> bool {
+        self.sites.iter().any(|site| site.when.as_ref().is_some_and(|(of, _)| of == choice))
+    }
+
+    /// The sites in ranges, which are in order.
+    fn reached(&self, ranges: &[Range<u64>]) -> impl Iterator<Item = &Site> {
+        self.sites.iter().filter(|site| {
+            let first = ranges.partition_point(|range| range.end <= site.range.start);
+            ranges.get(first).is_some_and(|range| range.start < site.range.end)
+        })
     }
 
     /// The choices that ranges, which are in order, depend on; some more than once.
     fn choices(&self, ranges: &[Range<u64>]) -> impl Iterator<Item = &Choice> {
-        let reached = self.sites.iter().filter(|site| {
-            let first = ranges.partition_point(|range| range.end <= site.range.start);
-            ranges.get(first).is_some_and(|range| range.start < site.range.end)
-        });
-        reached.filter_map(|site| site.when.as_ref().map(|(choice, _)| choice))
+        self.reached(ranges).filter_map(|site| site.when.as_ref().map(|(choice, _)| choice))
     }
 
-    /// What runs instead of the file's bytes once these choices are made.
-    pub(super) fn overlay<'data, R: Contents<'data>>(
+    /// Puts what runs once these choices are made over the bytes of the file.
+    pub(super) fn put<'data, R: Contents<'data>>(
+        &self,
+        code: &mut FileCode<'_, 'data, R>,
+        made: &Choices,
+    ) -> Result<(), ReadError> {
+        code.put(Overlay::default());
+        // What is put somewhere may have been changed before: a jump to the thunk of returns.
+        let is_return = |site: &&Site| matches!(site.to, To::Return);
+        let overlay = self.overlay(code, self.sites.iter().filter(is_return), made)?;
+        code.put(overlay);
+        let overlay = self.overlay(code, self.sites.iter(), made)?;
+        code.put(overlay);
+        Ok(())
+    }
+
+    fn overlay<'s, 'data, R: Contents<'data>>(
         &self,
         code: &FileCode<'_, 'data, R>,
+        sites: impl Iterator<Item = &'s Site>,
         made: &Choices,
     ) -> Result<Overlay, ReadError> {
         let mut overlay = Overlay::default();
-        for site in &self.sites {
-            let is_changed = match &site.when {
-                Some((choice, wanted)) => made.get(choice) == Some(wanted),
-                None => true,
+        for site in sites {
+            let is_made = match &site.when {
+                Some((choice, wanted)) => made.get(choice).map(|is_on| is_on == wanted),
+                None => Some(true),
             };
-            if !is_changed {
-                continue;
-            }
-            let piece = match &site.to {
-                To::Code(from) => replacement::moved(code, from, &site.range)?,
-                To::Return => plain(&site.range, [0xC3, 0xCC, 0xCC, 0xCC, 0xCC].to_vec()),
-                To::Sealed => plain(&site.range, SEALED.to_vec()),
-                To::Nops => plain(&site.range, nops(site.range.end - site.range.start)),
-                To::Jump(target) => plain(&site.range, jump(&site.range, *target)),
+            let pieces = match (&site.to, is_made) {
+                (To::Code(from, corrected), Some(true)) => {
+                    vec![replacement::moved(code, from, &site.range, *corrected)?]
+                }
+                (To::Code(..), Some(false)) if !overlay.touches(&site.range) => {
+                    replacement::fewer_nops(code, &site.range)?
+                }
+                (To::Return, Some(true)) => {
+                    vec![plain(&site.range, [0xC3, 0xCC, 0xCC, 0xCC, 0xCC].to_vec())]
+                }
+                // What is no landing pad any more is left as it is.
+                (To::Sealed, _) if !overlay.touches(&site.range) => {
+                    vec![plain(&site.range, SEALED.to_vec())]
+                }
+                (To::Nops, Some(true)) => {
+                    vec![plain(&site.range, nops(site.range.end - site.range.start))]
+                }
+                (To::Jump(target), Some(true)) => {
+                    vec![plain(&site.range, jump(&site.range, *target))]
+                }
+                _ => Vec::new(),
             };
-            if !overlay.put(piece) {
-                let area = code.area(site.range.start).ok_or(ReadError::NoCode)?;
-                let at = code.place(area, site.range.start);
-                let how = "another patch changes a part of the same bytes";
-                return Err(ReadError::Patched { section: site.table.clone(), at, how });
+            for piece in pieces {
+                if !overlay.put(piece) {
+                    return Err(
+                        site.refused(code, "another patch changes a part of the same bytes")?
+                    );
+                }
             }
         }
         Ok(overlay)
+    }
+}
+
+impl Site {
+    /// Why a file with this site is not taken.
+    fn refused<'data, R: Contents<'data>>(
+        &self,
+        code: &FileCode<'_, 'data, R>,
+        how: &'static str,
+    ) -> Result<ReadError, ReadError> {
+        let area = code.area(self.range.start).ok_or(ReadError::NoCode)?;
+        let at = code.place(area, self.range.start);
+        Ok(ReadError::Patched { section: self.table.clone(), at, how })
     }
 }
 
@@ -185,128 +271,4 @@ fn jump(range: &Range<u64>, target: u64) -> Vec<u8> {
         2 => vec![0xEB, by as u8],
         _ => [&[0xE9][..], &(by as u32).to_le_bytes()].concat(),
     }
-}
-
-/// The bytes in the file at an address of code.
-fn bytes_at<'data, R: Contents<'data>, const N: usize>(
-    code: &FileCode<'_, 'data, R>,
-    address: u64,
-) -> Option<[u8; N]> {
-    let area = code.area(address)?;
-    let mut bytes = [0; N];
-    let is_within = address.checked_add(N as u64).is_some_and(|end| end <= area.range.end);
-    (is_within && code.copy_file(area, address, &mut bytes).is_ok()).then_some(bytes)
-}
-
-/// `.altinstructions`: `None` if its entries are of no size that is known, or of several.
-fn alternatives<'data, R: Contents<'data>>(
-    code: &FileCode<'_, 'data, R>,
-    table: &Table,
-) -> Option<Vec<Site>> {
-    let of_size = |size: usize| -> Option<Vec<Site>> {
-        let entry = |at: usize| -> Option<Site> {
-            let (site, from) = (table.place(at)?, table.place(at + 4)?);
-            let number = table.word(at + 8)?;
-            // Since Linux 6.3, flags follow the number; before, a bit of it was one.
-            let (number, is_not, lengths) = match size {
-                14 => (number, table.word(at + 10)? & 1 != 0, at + 12),
-                _ => (number & 0x7FFF, number & 0x8000 != 0, at + 10),
-            };
-            if size == 14 && table.word(at + 10)? > 1 {
-                return None;
-            }
-            let (length, by) = (table.byte(lengths)?, table.byte(lengths + 1)?);
-            let is_code = |start: u64, length: u64| {
-                code.area(start).is_some_and(|area| start + length <= area.range.end)
-            };
-            let has_code = is_code(site, length.into()) && (by == 0 || is_code(from, by.into()));
-            if length == 0 || by > length || number >= 32 * 32 || !has_code {
-                return None;
-            }
-            let choice = Choice::Feature(Feature(number));
-            Some(Site {
-                range: site..site + u64::from(length),
-                when: Some((choice, !is_not)),
-                to: To::Code(from..from + u64::from(by)),
-                table: table.name.clone(),
-            })
-        };
-        table.entries(size)?.map(entry).collect()
-    };
-    let mut known = [14, 12, 13].into_iter().filter_map(of_size);
-    match (known.next(), known.next()) {
-        (Some(sites), None) => Some(sites),
-        _ => None,
-    }
-}
-
-/// `.return_sites`: jumps to the thunk of returns.
-fn returns<'data, R: Contents<'data>>(
-    code: &FileCode<'_, 'data, R>,
-    table: &Table,
-) -> Option<Vec<Site>> {
-    let entry = |at: usize| -> Option<Site> {
-        let site = table.place(at)?;
-        let is_jump = bytes_at::<R, 5>(code, site)?[0] == 0xE9;
-        is_jump.then(|| Site {
-            range: site..site + 5,
-            when: Some((Choice::ReturnThunk, false)),
-            to: To::Return,
-            table: table.name.clone(),
-        })
-    };
-    table.entries(4)?.map(entry).collect()
-}
-
-/// `.ibt_endbr_seal`: landing pads of functions whose address nobody takes.
-fn seals<'data, R: Contents<'data>>(
-    code: &FileCode<'_, 'data, R>,
-    table: &Table,
-) -> Option<Vec<Site>> {
-    let entry = |at: usize| -> Option<Site> {
-        let site = table.place(at)?;
-        // What is no landing pad is left as it is.
-        let is_pad = bytes_at::<R, 4>(code, site)? == ENDBR64;
-        is_pad.then(|| Site {
-            range: site..site + 4,
-            when: None,
-            to: To::Sealed,
-            table: table.name.clone(),
-        })
-    };
-    table.entries(4)?.map(entry).collect()
-}
-
-/// `__jump_table`: static branches. Each has two entries here, for either way.
-fn branches<'data, R: Contents<'data>>(
-    code: &FileCode<'_, 'data, R>,
-    table: &Table,
-) -> Option<Vec<Site>> {
-    /// The place, where it leads, and the key.
-    const ENTRY: usize = 16;
-    let entry = |at: usize| -> Option<[Site; 2]> {
-        let (site, target) = (table.place(at)?, table.place(at + 4)?);
-        let length = match bytes_at::<R, 2>(code, site)? {
-            [0xEB, _] | [0x66, 0x90] => 2,
-            _ => match bytes_at::<R, 5>(code, site)? {
-                [0xE9, ..] | [0x0F, 0x1F, 0x44, 0x00, 0x00] => 5,
-                _ => return None,
-            },
-        };
-        let range = site..site + length;
-        let by = target.wrapping_sub(range.end).cast_signed();
-        let is_near =
-            if length == 2 { i8::try_from(by).is_ok() } else { i32::try_from(by).is_ok() };
-        let area = code.area(site).filter(|area| area.range.contains(&target) && is_near)?;
-        let choice = Choice::Branch(code.place(area, site).to_string());
-        let way = |is_on, to| Site {
-            range: range.clone(),
-            when: Some((choice.clone(), is_on)),
-            to,
-            table: table.name.clone(),
-        };
-        Some([way(true, To::Jump(target)), way(false, To::Nops)])
-    };
-    let both: Option<Vec<_>> = table.entries(ENTRY)?.map(entry).collect();
-    both.map(|both| both.into_iter().flatten().collect())
 }

@@ -25,16 +25,21 @@ pub(in super::super) struct Overlay(Vec<Piece>);
 impl Overlay {
     /// Puts a piece over what is there; `false` if it lies over a part of another one.
     pub(super) fn put(&mut self, piece: Piece) -> bool {
-        let overlaps = |other: &Piece| {
-            other.range.start < piece.range.end && piece.range.start < other.range.end
-        };
         let first = self.0.partition_point(|other| other.range.end <= piece.range.start);
-        match self.0.get(first) {
-            Some(other) if other.range == piece.range => self.0[first] = piece,
-            Some(other) if overlaps(other) => return false,
-            _ => self.0.insert(first, piece),
+        let last = self.0.partition_point(|other| other.range.start < piece.range.end);
+        let is_covered = |other: &Piece| {
+            piece.range.start <= other.range.start && other.range.end <= piece.range.end
+        };
+        if !self.0[first..last].iter().all(is_covered) {
+            return false;
         }
+        self.0.splice(first..last, [piece]);
         true
+    }
+
+    /// Whether there is a piece over some of a range.
+    pub(super) fn touches(&self, range: &Range<u64>) -> bool {
+        !self.over(range).is_empty()
     }
 
     /// The pieces that share bytes with a range.

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use iced_x86::{Decoder, DecoderOptions, OpKind};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, OpKind};
 
 use super::super::code::FileCode;
 use super::super::error::ReadError;
@@ -12,11 +12,21 @@ use super::super::leads::Use;
 use super::overlay::Piece;
 use super::{nops, plain};
 
+/// Which distances Linux corrects when it moves code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Corrected {
+    /// All that lead out of it: since 6.3.
+    All,
+    /// Before, that of a call which is all there is, and that of a jump which comes first.
+    First,
+}
+
 /// The code at `from` as it is once it has been moved to `to`, and NOPs up to its end.
 pub(super) fn moved<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     from: &Range<u64>,
     to: &Range<u64>,
+    corrected: Corrected,
 ) -> Result<Piece, ReadError> {
     let mut piece = plain(to, Vec::new());
     let home = code.area(to.start).ok_or(ReadError::NoCode)?;
@@ -27,7 +37,7 @@ pub(super) fn moved<'data, R: Contents<'data>>(
             let section = code.section(area).text();
             Err(ReadError::Patched { section, at: code.place(home, to.start), how })
         };
-        let glance = code.glance_file(area, at)?;
+        let glance = code.glance(area, at)?;
         let bytes = &glance.bytes[..glance.len.min((from.end - at) as usize)];
         let mut decoder = Decoder::with_ip(64, bytes, at, DecoderOptions::NONE);
         let i = decoder.decode();
@@ -45,7 +55,21 @@ pub(super) fn moved<'data, R: Contents<'data>>(
         } else {
             None
         };
-        if let Some((target, offset, size)) = target.filter(|(target, ..)| !from.contains(target)) {
+        // Its own end is a place within it.
+        let is_outside = |target: u64| !(from.start..=from.end).contains(&target);
+        let leaves = target.filter(|(target, ..)| is_outside(*target));
+        let is_corrected = match corrected {
+            Corrected::All => true,
+            Corrected::First => {
+                let is_all = at == from.start && i.next_ip() == from.end;
+                i.flow_control() == FlowControl::UnconditionalBranch && at == from.start
+                    || i.flow_control() == FlowControl::Call && is_all
+            }
+        };
+        if leaves.is_some() && !is_corrected {
+            return wrong("this version of Linux does not correct a distance that is put there");
+        }
+        if let Some((target, offset, size)) = leaves {
             let by = target.wrapping_sub(here + i.len() as u64).cast_signed();
             match i32::try_from(by) {
                 Ok(by) if size == 4 => own[offset..offset + 4].copy_from_slice(&by.to_le_bytes()),
@@ -55,6 +79,8 @@ pub(super) fn moved<'data, R: Contents<'data>>(
         let end = at + i.len() as u64;
         let there = |field: &Range<u64>| field.start - at + here..field.end - at + here;
         let within = |field: &Range<u64>| field.start < end;
+        // A distance to its own end is the same wherever both lie.
+        let is_own = target.is_some() && leaves.is_none();
         piece.wrong.extend(
             glance
                 .wrong
@@ -66,15 +92,40 @@ pub(super) fn moved<'data, R: Contents<'data>>(
             // What was in another section is in its own now.
             let leads_home = out.use_ == Use::Branch
                 && target.is_some_and(|(target, ..)| home.range.contains(&target));
-            if !leads_home {
+            if !leads_home && !is_own {
                 piece.out.push((there(&field), out));
             }
         }
-        piece.numbers.extend(glance.numbers.iter().filter(|f| within(f)).map(there));
+        if !is_own {
+            piece.numbers.extend(glance.numbers.iter().filter(|f| within(f)).map(there));
+        }
         piece.bytes.extend(own);
         at = end;
     }
     let left = (to.end - to.start).saturating_sub(piece.bytes.len() as u64);
     piece.bytes.extend(nops(left));
     Ok(piece)
+}
+
+/// What Linux makes of code that it leaves: of NOPs of a byte that follow each other, fewer.
+pub(super) fn fewer_nops<'data, R: Contents<'data>>(
+    code: &FileCode<'_, 'data, R>,
+    range: &Range<u64>,
+) -> Result<Vec<Piece>, ReadError> {
+    /// The shortest NOP.
+    const NOP: u8 = 0x90;
+    let area = code.area(range.start).ok_or(ReadError::NoCode)?;
+    let mut bytes = vec![0; (range.end - range.start) as usize];
+    code.copy(area, range.start, &mut bytes)?;
+    let (mut pieces, mut at) = (Vec::new(), 0);
+    while at < bytes.len() {
+        let run = bytes[at..].iter().take_while(|byte| **byte == NOP).count();
+        if run > 1 {
+            let start = range.start + at as u64;
+            pieces.push(plain(&(start..start + run as u64), nops(run as u64)));
+        }
+        let mut decoder = Decoder::new(64, &bytes[at..], DecoderOptions::NONE);
+        at += run.max(decoder.decode().len()).max(1);
+    }
+    Ok(pieces)
 }

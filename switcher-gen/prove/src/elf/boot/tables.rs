@@ -18,6 +18,8 @@ pub(super) struct Table {
     pub(super) bytes: Vec<u8>,
     /// The addresses that relocated fields name, by offset.
     places: Vec<(usize, u64)>,
+    /// The offsets of all fields that something relocates.
+    relocated: Vec<usize>,
     /// The address of the first byte, of a linked file.
     address: Option<u64>,
 }
@@ -38,12 +40,13 @@ impl Table {
         let mut bytes = vec![0; section.size as usize];
         let truncated = |()| ReadError::Truncated { section: section.text() };
         code.file.data.copy(section.offset(), &mut bytes).map_err(truncated)?;
-        let mut places = Vec::new();
+        let (mut places, mut relocated) = (Vec::new(), Vec::new());
         let relocations = match code.file.is_object() {
             true => code.file.relocations(number)?,
             false => Vec::new(),
         };
         for relocation in relocations {
+            relocated.push(relocation.offset as usize);
             // A field that anything else relocates names no place that is known.
             if relocation.kind != R_X86_64_PC32 {
                 continue;
@@ -57,7 +60,7 @@ impl Table {
         places.sort_unstable();
         let (name, is_object) = (section.text(), code.file.is_object());
         let address = (!is_object).then_some(section.address);
-        Ok(Some(Self { section: number, name, bytes, places, address }))
+        Ok(Some(Self { section: number, name, bytes, places, relocated, address }))
     }
 
     /// The address that the field at an offset names; `None` if it names none that is known.
@@ -83,8 +86,20 @@ impl Table {
         self.bytes.get(offset).copied()
     }
 
-    /// The offsets of all entries of `size` bytes, if there is no rest.
-    pub(super) fn entries(&self, size: usize) -> Option<impl Iterator<Item = usize>> {
-        (self.bytes.len().is_multiple_of(size)).then(|| (0..self.bytes.len()).step_by(size))
+    /// The offsets of all entries of `size` bytes, if there is no rest, and if what is relocated in
+    /// each is the fields at these offsets, once each, and maybe `others`.
+    pub(super) fn entries(
+        &self,
+        size: usize,
+        fields: &[usize],
+        others: &[usize],
+    ) -> Option<impl Iterator<Item = usize> + use<>> {
+        let length = self.bytes.len();
+        let mut relocated = self.relocated.clone();
+        relocated.sort_unstable();
+        let is_once = relocated.windows(2).all(|two| two[0] != two[1]);
+        let is_field = |at: &usize| fields.contains(&(at % size)) || others.contains(&(at % size));
+        let is_table = length.is_multiple_of(size) && is_once && relocated.iter().all(is_field);
+        is_table.then(|| (0..length).step_by(size))
     }
 }

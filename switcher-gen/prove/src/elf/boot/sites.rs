@@ -1,0 +1,138 @@
+//! Linux's tables of returns, landing pads and static branches.
+
+use std::ops::Range;
+
+use super::super::code::FileCode;
+use super::super::error::ReadError;
+use super::super::file::Contents;
+use super::tables::Table;
+use super::{Choice, ENDBR64, Site, To};
+
+/// The thunk of returns, by Linux's name of it, and by ours.
+const THUNKS: [&[u8]; 2] = [b"__x86_return_thunk", b"switcher_host_return_thunk"];
+
+/// The bytes in the file at an address of code.
+fn bytes_at<'data, R: Contents<'data>, const N: usize>(
+    code: &FileCode<'_, 'data, R>,
+    address: u64,
+) -> Option<[u8; N]> {
+    let area = code.area(address)?;
+    let mut bytes = [0; N];
+    let is_within = address.checked_add(N as u64).is_some_and(|end| end <= area.range.end);
+    (is_within && code.copy_file(area, address, &mut bytes).is_ok()).then_some(bytes)
+}
+
+/// `.return_sites`: jumps to the thunk of returns. Linux leaves any other jump as it is.
+pub(super) fn returns<'data, R: Contents<'data>>(
+    code: &FileCode<'_, 'data, R>,
+    table: &Table,
+) -> Result<Option<Vec<Site>>, ReadError> {
+    /// A jump of 32 bits.
+    const LENGTH: u64 = 5;
+    let Some(entries) = table.entries(4, &[0], &[]) else { return Ok(None) };
+    let mut thunks = Vec::new();
+    for symbol in code.file.symbols() {
+        let symbol = symbol?;
+        if THUNKS.contains(&symbol.name) {
+            thunks.extend(code.address(&symbol));
+        }
+    }
+    let mut sites = Vec::new();
+    for at in entries {
+        let site = table.place(at).filter(|site| bytes_at::<R, 5>(code, *site).is_some());
+        let Some(site) = site else { return Ok(None) };
+        let is_jump = bytes_at::<R, 5>(code, site).is_some_and(|bytes| bytes[0] == 0xE9);
+        if is_jump && leads_to_thunk(code, site..site + LENGTH, &thunks)? {
+            sites.push(Site {
+                range: site..site + LENGTH,
+                when: Some((Choice::ReturnThunk, false)),
+                to: To::Return,
+                table: table.name.clone(),
+            });
+        }
+    }
+    Ok(Some(sites))
+}
+
+/// Whether a jump of 32 bits leads to the thunk, by its symbol or by its address.
+fn leads_to_thunk<'data, R: Contents<'data>>(
+    code: &FileCode<'_, 'data, R>,
+    jump: Range<u64>,
+    thunks: &[u64],
+) -> Result<bool, ReadError> {
+    let Some(area) = code.area(jump.start) else { return Ok(false) };
+    let field = jump.start + 1..jump.end;
+    if let [relocation] = code.touching(area, &field)?.as_slice() {
+        let symbol = code.file.symbol_by_index(relocation.symbol)?;
+        let is_plain = relocation.addend == Some(-4) && relocation.is_relative();
+        if THUNKS.contains(&symbol.name) {
+            return Ok(is_plain);
+        }
+    }
+    let glance = code.glance_file(area, jump.start)?;
+    let by = glance.bytes[1..].first_chunk().map(|bytes| i32::from_le_bytes(*bytes));
+    let to = by.map(|by| jump.end.wrapping_add_signed(by.into()));
+    let is_whole = glance.wrong.iter().all(|(wrong, _)| wrong.start >= jump.end);
+    Ok(is_whole && to.is_some_and(|to| thunks.contains(&to)))
+}
+
+/// `.ibt_endbr_seal`: landing pads of functions whose address nobody takes.
+pub(super) fn seals<'data, R: Contents<'data>>(
+    code: &FileCode<'_, 'data, R>,
+    table: &Table,
+) -> Result<Option<Vec<Site>>, ReadError> {
+    let entry = |at: usize| -> Option<Option<Site>> {
+        let site = table.place(at)?;
+        // What is no landing pad is left as it is.
+        let is_pad = bytes_at::<R, 4>(code, site)? == ENDBR64;
+        Some(is_pad.then(|| Site {
+            range: site..site + 4,
+            when: None,
+            to: To::Sealed,
+            table: table.name.clone(),
+        }))
+    };
+    let Some(entries) = table.entries(4, &[0], &[]) else { return Ok(None) };
+    let all: Option<Vec<_>> = entries.map(entry).collect();
+    Ok(all.map(|all| all.into_iter().flatten().collect()))
+}
+
+/// `__jump_table`: static branches. Each has two entries here, for either way.
+pub(super) fn branches<'data, R: Contents<'data>>(
+    code: &FileCode<'_, 'data, R>,
+    table: &Table,
+) -> Result<Option<Vec<Site>>, ReadError> {
+    /// The place, where it leads, and the key.
+    const ENTRY: usize = 16;
+    let entry = |at: usize| -> Option<Vec<Site>> {
+        let site = table.place(at)?;
+        let target = table.place(at + 4)?;
+        let length = match bytes_at::<R, 2>(code, site)? {
+            [0xEB, _] | [0x66, 0x90] => 2,
+            _ => match bytes_at::<R, 5>(code, site)? {
+                [0xE9, ..] | [0x0F, 0x1F, 0x44, 0x00, 0x00] => 5,
+                _ => return None,
+            },
+        };
+        let range = site..site + length;
+        let by = target.wrapping_sub(range.end).cast_signed();
+        let is_near =
+            if length == 2 { i8::try_from(by).is_ok() } else { i32::try_from(by).is_ok() };
+        let area = code.area(site)?;
+        let choice = Choice::Branch(code.place(area, site).to_string());
+        let way = |is_on, to| Site {
+            range: range.clone(),
+            when: Some((choice.clone(), is_on)),
+            to,
+            table: table.name.clone(),
+        };
+        // Where the sections of an object come to lie, a linker decides.
+        if !(area.range.contains(&target) && is_near) {
+            return Some(vec![Site { when: None, ..way(true, To::Unknown) }]);
+        }
+        Some(vec![way(true, To::Jump(target)), way(false, To::Nops)])
+    };
+    let Some(entries) = table.entries(ENTRY, &[0, 4], &[8]) else { return Ok(None) };
+    let all: Option<Vec<_>> = entries.map(entry).collect();
+    Ok(all.map(|all| all.into_iter().flatten().collect()))
+}
