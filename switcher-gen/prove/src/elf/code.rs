@@ -409,8 +409,9 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
                 if let Some(place) = self.host(&symbol) {
                     return Ok((place, To::Host(symbol)));
                 }
+                let is_wanted = self.file.request.wants(&symbol);
                 let error = ReadError::Undefined { at: at(), symbol: symbol.clone() };
-                self.variable(Variable::Undefined(symbol), 0, error)
+                self.variable(Variable::Undefined(symbol), 0, is_wanted, error)
             }
             _ if symbol.is_weak() => Err(ReadError::Weak { symbol: symbol.text() }),
             Of::Absolute => Ok((symbol.value, To::Number)),
@@ -428,7 +429,8 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
                     let error = ReadError::Data { at: at(), section: name };
                     match section {
                         Some(section) if per_cpu::is_section(section) => {
-                            self.variable(Variable::Section(index), symbol.value, error)
+                            let is_wanted = self.file.request.wants(&symbol.text());
+                            self.variable(Variable::Section(index), symbol.value, is_wanted, error)
                         }
                         _ => Err(error),
                     }
@@ -445,11 +447,12 @@ impl<'data, R: Contents<'data>> FileCode<'_, 'data, R> {
         &self,
         variable: Variable,
         value: u64,
+        is_wanted: bool,
         error: ReadError,
     ) -> Result<(u64, To), ReadError> {
         let Some(layout) = &self.layout else { return Err(error) };
         let place = self.variables.place(variable, layout)?;
-        Ok((place.wrapping_add(value), To::PerCpu(error)))
+        Ok((place.wrapping_add(value), To::PerCpu { is_wanted, error }))
     }
 }
 
