@@ -53,7 +53,7 @@ pub(super) fn emit<S: Sink, B: BlockLayout>(a: &mut S, variant: &Variant) {
     back(&mut length, variant);
     mitigations::at_exit::<S, B>(a, variant, length.bytes() - TRAPPED_RET);
     back(a, variant);
-    if variant.mitigations().untrain {
+    if variant.mitigations().untrain && B::VARIABLE.is_none() {
         a.upper_half(0, FILLER);
         asm!(a
             /// For an image that is linked without a host.
