@@ -84,14 +84,11 @@ fn prove(object: &[u8], profile: &Profile, variant: &Variant) -> Result<String, 
                 profile.name,
                 reports.len()
             );
-            let sections = [
-                ("taken for granted", target.assumed.clone()),
-                ("not judged", target.not_judged()),
-            ];
-            for (heading, lines) in sections {
-                for line in lines {
-                    text += &format!("  {heading}: {line}\n");
-                }
+            let assumed = target.assumed.iter().map(|what| ("taken for granted", what.clone()));
+            let not_judged = target.not_judged().into_iter();
+            let not_judged = not_judged.map(|what| ("not judged", what.to_string()));
+            for (heading, what) in assumed.chain(not_judged) {
+                text += &format!("  {heading}: {what}\n");
             }
             Ok(text)
         }
