@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use switcher_gen::layout::ModuleBlock;
+use switcher_gen::kernels::ModuleBlock;
 use switcher_gen::{Policy, Variant};
 use switcher_listing::drop_in::{DropIn, DropInError};
 use switcher_prove::{Profile, Prover, Target, Verdict, elf};

@@ -1,5 +1,5 @@
-//! `switcher emit --format kbuild`, as whoever builds a kernel sees it: what is written is proved by
-//! the same program, and accepted by a kernel's own objtool.
+//! `switcher emit --format kbuild`, as whoever builds a kernel sees it: what is written is proved
+//! by the same program, and accepted by a kernel's own objtool.
 
 use std::fs;
 use std::path::{Path, PathBuf};

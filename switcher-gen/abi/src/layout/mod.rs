@@ -9,7 +9,8 @@ mod offset;
 mod percpu;
 mod pvcs;
 
-pub use block::{BlockLayout, ModuleBlock, ModuleExtra, in_block};
+pub(crate) use block::impl_block;
+pub use block::{BlockLayout, in_block};
 pub use frames::{
     EventFrame, EventOnIst, ExitReason, FarFrame, IretFrame, IstEntry, IstFrame, IstTop,
     LeavingIst, OrigAx, PtRegs, RefusedIretq, ResumingRing0, Sp0,

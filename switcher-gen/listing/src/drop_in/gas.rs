@@ -1,7 +1,7 @@
 //! One instruction in the syntax of GNU as, written so that it is encoded as it was emitted.
 //!
-//! What is proved are bytes, and of several encodings an assembler takes the shortest. Prefixes such
-//! as `{disp32}` say which one it should be. Where there is no such prefix, the instruction is
+//! What is proved are bytes, and of several encodings an assembler takes the shortest. Prefixes
+//! such as `{disp32}` say which one it should be. Where there is no such prefix, the instruction is
 //! written as bytes, with the instruction itself as a comment.
 
 use iced_x86::{

@@ -1,8 +1,9 @@
 //! A switcher of ours in the place of a kernel's own: for its structs, its symbols and its build.
 //!
+//! Here is the code, with the places at which it refers to the kernel's per-CPU variable.
+//!
 //! | file | what it makes |
 //! |---|---|
-//! | `mod` | the code, with the places at which it refers to the kernel's per-CPU variable |
 //! | `elf` | the code as an object: what is proved |
 //! | `source` | the same code for the kernel's assembler |
 //! | `gas` | one instruction in the syntax of GNU as, so that it is encoded as it was emitted |
@@ -10,7 +11,7 @@
 //!
 //! ```
 //! use switcher_gen::Variant;
-//! use switcher_gen::layout::ModuleBlock;
+//! use switcher_gen::kernels::ModuleBlock;
 //! use switcher_listing::drop_in::DropIn;
 //!
 //! let names = [("entry_IRETQ_switcher", "entry_IRETQ_switcher_rip")];

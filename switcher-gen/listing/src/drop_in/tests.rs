@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 
 use object::read::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use object::{RelocationFlags, RelocationTarget};
-use switcher_gen::layout::{AsmLayout, ModuleBlock, PerCpu};
+use switcher_gen::kernels::{ModuleBlock, ModuleExtra};
+use switcher_gen::layout::{AsmLayout, PerCpu};
 use switcher_gen::{Policy, Variant};
 
 use super::{DropIn, DropInError};
@@ -164,7 +165,7 @@ fn the_header_compiles_for_the_struct_that_the_code_is_for_and_for_no_other() {
 fn the_header_has_each_field_and_constant() {
     let header = drop_in(&Variant::REFERENCE).header();
     assert!(header.contains("#define SWITCHER_SWITCH_FLAGS_UMOD 0x2ULL\n"), "{header}");
-    for field in switcher_gen::layout::ModuleExtra::LAYOUT.fields {
+    for field in ModuleExtra::LAYOUT.fields {
         let constant =
             format!("SWITCHER_EXTRA_{} {:#x}\n", field.name.to_uppercase(), field.offset);
         assert_eq!(header.contains(&constant), !field.name.starts_with('_'), "{constant}");
