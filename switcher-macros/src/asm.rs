@@ -908,12 +908,10 @@ impl Memory {
         let width = self.width;
         let (of, anchor) = match self.of {
             Of::Register | Of::PoppedStack => (quote!(_), quote!(_)),
-            Of::Segment => (quote!(_), quote!(::switcher_gen::layout::Start)),
-            Of::PerCpu => {
-                (quote!(::switcher_gen::layout::PerCpu), quote!(::switcher_gen::layout::Start))
-            }
+            Of::Segment | Of::PerCpu => (quote!(_), quote!(::switcher_gen::layout::Start)),
         };
         let offset = match self.of {
+            Of::PerCpu => quote_spanned!(span=> ::switcher_gen::layout::in_block(#offset)),
             Of::PoppedStack => quote_spanned!(span=> ::switcher_gen::layout::after_pop(#offset)),
             _ => offset.clone(),
         };

@@ -184,8 +184,8 @@ pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
 /// # The per-CPU block
 ///
 /// `percpu` in front of an instruction says that its memory operand, which has no register, is a
-/// field of `switcher_gen::layout::PerCpu`, the per-CPU block. How that is reached is the sink's to
-/// say (`Sink::placement`): with a GS prefix, or relative to RIP.
+/// field of the per-CPU block: of a struct with `switcher_gen::layout::BlockLayout`. How that is
+/// reached is the sink's to say (`Sink::placement`): with a GS prefix, or relative to RIP.
 ///
 /// # More mnemonics
 ///

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`arch`] | facts of x86-64: RFLAGS, CR3, selectors, MSRs, paging modes, vectors, host features |
 //! | [`Hazard`] | what has gone wrong in such code before, by the numbers of spec/hazards.md |
+//! | [`kernels`] | the structs of kernels whose switcher may be replaced by one of ours |
 //! | [`layout`] | the structs that emitted code reads and writes, with a typed [`Offset`](layout::Offset) per field |
 //!
 //! This crate is without std, and says nothing on how a switcher is made. Whoever writes a host or
@@ -39,6 +40,7 @@ extern crate std;
 
 pub mod arch;
 mod hazard;
+pub mod kernels;
 pub mod layout;
 
 pub use hazard::Hazard;

@@ -6,8 +6,10 @@ use switcher_gen::arch::CanonicalAddr;
 use switcher_gen::{Image, LinkError, Variant};
 use switcher_listing::object_file;
 use switcher_listing::{Listing, ListingOptions};
+use switcher_prove::Profile;
 
 use crate::host;
+use crate::kbuild;
 use crate::names;
 use crate::output::{Content, Destination, Failure, write};
 
@@ -19,8 +21,15 @@ Examples:
   switcher emit --base 0xfffffe8000000000            with the addresses it will run at
   switcher emit --format elf -o switcher.o
   switcher emit --variant amd-4level --format bin | ndisasm -b 64 -
+  switcher emit --variant intel-4level --profile linux-pvm-module-2026 --format kbuild -o DIR
 
-`switcher variants` lists the names.")]
+`switcher variants` lists the names.
+
+With --format kbuild, the switcher is for a kernel that has one of its own, which it replaces: for
+its structs, its symbols and its build. It is proved as `switcher prove --elf` proves one, before
+anything is written. DIR then has switcher.S, which the kernel's build assembles; switcher.o, which
+is what was proved; switcher.h, which does not compile for other structs, and switcher_layout.c,
+which includes it; and Kbuild, to be included by the Makefile there.")]
 pub(crate) struct Args {
     /// Which variant [default: the one for this host; intel-4level if there is none]
     #[arg(long, value_name = "NAME", value_parser = names::variant)]
@@ -33,6 +42,12 @@ pub(crate) struct Args {
     base: Option<u64>,
     #[command(flatten)]
     destination: Destination,
+    /// The kernel of which the switcher is to be replaced, for `--format kbuild`
+    #[arg(long, value_name = "NAME", value_parser = Profile::named)]
+    profile: Option<&'static Profile>,
+    /// Write into the folder of `--format kbuild` even if it has other files, which are left alone
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -45,10 +60,17 @@ enum Format {
     Elf,
     /// The listing and the image's parts as data
     Json,
+    /// A folder with source, object and header, for a kernel whose switcher it replaces
+    Kbuild,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let variant = args.variant.or_else(host::variant_if_known).unwrap_or(Variant::REFERENCE);
+    let is_of_kernel = args.format == Format::Kbuild;
+    if !is_of_kernel && (args.profile.is_some() || args.force) {
+        let message = "`--profile` and `--force` are about a kernel: they need `--format kbuild`";
+        return Err(Failure::Usage(message.into()));
+    }
     let image = Image::new(&variant)
         .map_err(|error| Failure::failed(format!("cannot assemble {variant}"), error))?;
     let content = match args.format {
@@ -66,8 +88,23 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                 .map_err(|error| Failure::failed("cannot write an object", error))?,
         ),
         Format::Json => Content::Text(json(&image, args.base)?),
+        Format::Kbuild => return kbuild(args, &variant),
     };
     write(args.destination.output.as_deref(), &content)
+}
+
+fn kbuild(args: &Args, variant: &Variant) -> Result<(), Failure> {
+    let usage = |message: &str| Err(Failure::Usage(message.into()));
+    let Some(profile) = args.profile else {
+        return usage("`--format kbuild` is for a kernel: say which, with `--profile NAME`");
+    };
+    let Some(folder) = args.destination.output.as_deref() else {
+        return usage("`--format kbuild` writes several files: name a folder, with `-o DIR`");
+    };
+    if args.base.is_some() {
+        return usage("the kernel's linker places the code, not `--base`");
+    }
+    kbuild::write(profile, variant, folder, args.force)
 }
 
 fn listing(image: &Image, base: Option<u64>) -> Result<Listing, Failure> {

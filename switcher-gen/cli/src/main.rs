@@ -18,6 +18,7 @@ mod foreign;
 mod fuzz;
 mod host;
 mod interrupt;
+mod kbuild;
 mod layout;
 mod mutate;
 mod names;

@@ -1,6 +1,6 @@
 //! Images for people and for other tools: listings with the names of fields, ELF objects, and the
 //! layouts as headers for C, gas, Rust and JSON. `switcher emit` and `switcher offsets` print what
-//! is made here.
+//! is made here. [`drop_in`] writes switchers for kernels that have one of their own.
 //!
 //! A listing is what the bytes are, in the words of those who emitted them.
 //!
@@ -22,6 +22,7 @@
 //! ```
 
 mod decode;
+pub mod drop_in;
 pub mod names;
 mod object_file;
 pub mod offsets;
@@ -37,6 +38,7 @@ use record::{Item, What};
 use switcher_gen::Image;
 use switcher_gen::arch::CanonicalAddr;
 use switcher_gen::asm::{AsmError, Label, Window};
+use switcher_gen::emit;
 
 /// What a listing is to show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -199,7 +201,7 @@ impl Listing {
     /// # Errors
     /// Only if an emitter is wrong, or `asm!` is; the tests list every variant there is.
     pub fn new(image: &Image, options: &ListingOptions) -> Result<Self, ListingError> {
-        let (items, code) = record::record(image.variant())?;
+        let (items, code) = record::record(|sink| emit::switcher(sink, image.variant()))?;
         if code.bytes != image.bytes() {
             let same = code.bytes.iter().zip(image.bytes()).take_while(|(a, b)| a == b).count();
             return Err(ListingError::OtherBytes { at: same as u32 });
@@ -334,7 +336,6 @@ mod tests {
     use switcher_asm::Sink as _;
     use switcher_gen::Variant;
     use switcher_gen::asm::CodeBuffer;
-    use switcher_gen::emit;
 
     #[test]
     fn every_variant_can_be_listed() {

@@ -36,6 +36,11 @@ fn flags<F: Flags<Bits = u64>>(ty: &'static str) -> Vec<Constant> {
     F::FLAGS.iter().map(constant).collect()
 }
 
+/// The constants by their names in C.
+pub(crate) fn named_constants() -> impl Iterator<Item = (String, u64)> {
+    constants().into_iter().map(|constant| (constant_name(&constant), constant.value))
+}
+
 /// Fields that have a meaning: padding starts with `_`.
 fn named(layout: &Layout) -> impl Iterator<Item = &Field> {
     layout.fields.iter().filter(|field| !field.name.starts_with('_'))

@@ -1,10 +1,8 @@
 //! Runs the emitters once more and keeps every note that they make.
 
 use switcher_asm::Sink;
-use switcher_gen::Variant;
 use switcher_gen::asm::Switcher;
 use switcher_gen::asm::{AsmError, Code, CodeBuffer, External, Label, Window};
-use switcher_gen::emit;
 use switcher_gen::layout::{Operand, Placement};
 
 /// A stretch of the code, or a point in it, and what the emitter said of it.
@@ -33,16 +31,16 @@ pub(super) struct Notes {
 }
 
 /// A [`CodeBuffer`] that also remembers.
-struct Recorder {
+pub(super) struct Recorder {
     buffer: CodeBuffer,
     items: Vec<Item>,
 }
 
-/// Emits `variant` and returns what was said on the way beside the code. The items cover the code
+/// Returns what was said on the way beside the code that `emit` emits. The items cover the code
 /// without gap or overlap, in its order.
-pub(super) fn record(variant: &Variant) -> Result<(Vec<Item>, Code), AsmError> {
+pub(super) fn record(emit: impl FnOnce(&mut Recorder)) -> Result<(Vec<Item>, Code), AsmError> {
     let mut recorder = Recorder { buffer: CodeBuffer::new(), items: Vec::new() };
-    emit::switcher(&mut recorder, variant);
+    emit(&mut recorder);
     recorder.settle();
     Ok((recorder.items, recorder.buffer.finish()?))
 }

@@ -203,13 +203,12 @@ fn row_7_swapgs_dropped_or_doubled_and_the_label_moved() {
 fn row_9_a_window_one_instruction_short() {
     for end in [false, true] {
         let mut ours = ours("intel-4level");
-        let windows = ours.windows.as_mut().unwrap();
-        let root = windows.iter_mut().find(|(window, _)| *window == Window::GuestRoot).unwrap();
+        let root = &mut ours.windows.get_mut(&Window::GuestRoot).unwrap()[0];
         // The jump at the end has two bytes, the first instruction five.
         if end {
-            root.1.end -= 2
+            root.end -= 2
         } else {
-            root.1.start += 5
+            root.start += 5
         }
         killed(&ours, 9, "window-guest-root");
     }
@@ -314,7 +313,7 @@ fn row_22_the_hosts_stack_on_a_guests_root() {
     // In ours, the window says so first, if there is one.
     let mut without_root = without(&ours("intel-4level"), "mov cr3,rax", 0);
     killed(&without_root, 9, "window-guest-root");
-    without_root.windows = None;
+    without_root.windows.clear();
     killed(&without_root, 22, "mapped");
 }
 
@@ -752,7 +751,8 @@ fn per_cpu_code_somewhere_else_than_its_block_is_refused() {
     for entry in required.into_iter().chain(optional.into_iter().flatten()) {
         *entry += 16;
     }
-    (elsewhere.windows, elsewhere.gates, elsewhere.routines) = (None, None, None);
+    elsewhere.windows.clear();
+    (elsewhere.gates, elsewhere.routines) = (None, None);
     killed(&elsewhere, 36, "kept");
 }
 

@@ -135,6 +135,37 @@ fn another_variable_is_no_part_of_the_block() {
     }
 }
 
+/// While GS is the guest's, a switcher has the host's GS base in a register.
+#[test]
+fn a_register_may_hold_gs_base() {
+    let flags = format!("\tmovq\t%gs:{VARIABLE} + SMOD_CR3(%rip), %rax\n");
+    let read = |code: &str| {
+        let object = gas::assemble(&gas::replaced(&relative(), &[(&flags, code)]), &[]);
+        elf::read_as(&object, request())
+    };
+    let based = format!("\trdgsbase\t%rax\n\tmovq\t{VARIABLE} + SMOD_CR3(%rax), %rax\n");
+    let verdict = Prover::default().prove(&target(&read(&based).unwrap()));
+    assert!(matches!(verdict, Verdict::Proved(_)), "{verdict:?}");
+    // Another register holds something else.
+    let other = based.replace("SMOD_CR3(%rax)", "SMOD_CR3(%rcx)");
+    match Prover::default().prove(&target(&read(&other).unwrap())) {
+        Verdict::Refuted(found) => assert_eq!(found.obligation.name, "memory", "{found}"),
+        verdict => panic!("{verdict:?}"),
+    }
+    // Neither an index nor half a register is GS base, and no other variable was asked for.
+    for refused in ["SMOD_CR3(,%rax)", "SMOD_CR3(%rax,%rax)", "SMOD_CR3(%eax)"] {
+        let error = read(&based.replace("SMOD_CR3(%rax)", refused)).unwrap_err();
+        match error {
+            ReadError::Undefined { symbol, .. } => assert_eq!(symbol, VARIABLE),
+            // An address of 32 bits.
+            ReadError::Overflow { bits: 32, .. } => assert!(refused.contains("eax")),
+            error => panic!("{error}"),
+        }
+    }
+    let error = read(&based.replace(VARIABLE, "other")).unwrap_err();
+    assert!(matches!(&error, ReadError::Undefined { symbol, .. } if symbol == "other"), "{error}");
+}
+
 /// Where a variable lies, whoever links the object decides: nothing may know the number.
 #[test]
 fn no_number_is_the_address_of_a_variable() {

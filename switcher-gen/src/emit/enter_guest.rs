@@ -15,11 +15,11 @@ use switcher_macros::asm;
 use super::{entry_point, mitigations};
 use crate::arch::RFlags;
 use crate::asm::{Label, Sink, Window};
-use crate::layout::{IretFrame, PerCpu, PtRegs, Tss, TssExtra};
+use crate::layout::{BlockLayout, IretFrame, PtRegs};
 use crate::variant::Variant;
 
 #[rustfmt::skip]
-pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
+pub(super) fn emit<S: Sink, B: BlockLayout>(a: &mut S, variant: &Variant) {
     let selectors = variant.selectors();
 
     entry_point(a, variant, Label::EnterGuest);
@@ -31,12 +31,12 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; push  r13
         ; push  r14
         ; push  r15
-        ; percpu mov QWORD [PerCpu::tss_extra + TssExtra::host_rsp], rsp
+        ; percpu mov QWORD [B::HOST_RSP], rsp
     );
-    mitigations::at_entry(a, variant);
+    mitigations::at_entry::<S, B>(a, variant);
     asm!(a
         /// RSP = sp0; the guest's registers lie below it.
-        ; percpu mov rsp, QWORD [PerCpu::tss + Tss::sp0]
+        ; percpu mov rsp, QWORD [B::SP0]
         ; mov   r15, QWORD [rsp + PtRegs::r15.below_end()]
         ; mov   r14, QWORD [rsp + PtRegs::r14.below_end()]
         ; mov   r13, QWORD [rsp + PtRegs::r13.below_end()]
@@ -52,7 +52,7 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; mov   rdx, QWORD [BYTE rsp + PtRegs::rdx.below_end()]
         ; mov   rsi, QWORD [BYTE rsp + PtRegs::rsi.below_end()]
         /// The guest's root, as late as a free register allows.
-        ; percpu mov rdi, QWORD [PerCpu::tss_extra + TssExtra::enter_cr3]
+        ; percpu mov rdi, QWORD [B::ENTER_CR3]
         ; mov   cr3, rdi
     );
     a.open(Window::GuestRoot);

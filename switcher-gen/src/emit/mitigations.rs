@@ -22,7 +22,7 @@ use switcher_macros::asm;
 use super::{FILLER, TRAPPED_RET};
 use crate::arch::Msr;
 use crate::asm::{HostSymbol, LINE, Label, Length, Sink};
-use crate::layout::{FarFrame, IretFrame, PerCpu, TssExtra};
+use crate::layout::{BlockLayout, FarFrame, IretFrame, PerCpu, needed};
 use crate::mitigations::{Bhb, Rsb};
 use crate::variant::Variant;
 
@@ -69,14 +69,14 @@ const HOOK: Labels = Labels {
 ///
 /// **May be clobbered**: RAX, RCX, RDX, flags, and the host's stack below RSP.
 #[rustfmt::skip]
-pub(super) fn at_exit<S: Sink>(a: &mut S, variant: &Variant, to_ret: usize) {
+pub(super) fn at_exit<S: Sink, B: BlockLayout>(a: &mut S, variant: &Variant, to_ret: usize) {
     if variant.mitigations().ibrs {
         asm!(a
             /// SPEC_CTRL is the host's.
             ; mov   ecx, Msr::SpecCtrl.address().cast_signed()
         );
     }
-    sequences(a, variant, &EXIT, Some(to_ret));
+    sequences::<S, B>(a, variant, &EXIT, Some(to_ret));
 }
 
 /// The sequences before the hook of an NMI or #MC in ring 0, on the host's root and GS and a stack
@@ -95,7 +95,7 @@ pub(super) fn before_hook<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
             ; push  rax
         );
     }
-    sequences(a, variant, &HOOK, None);
+    sequences::<S, PerCpu>(a, variant, &HOOK, None);
     ready(a, variant)
 }
 
@@ -143,12 +143,17 @@ pub(super) fn before_far_return<S: Sink>(a: &mut S, variant: &Variant) {
 /// how many bytes after the start of that part a RET of the switcher's own lies, if one follows.
 /// ECX holds the number of SPEC_CTRL, if that is switched.
 #[rustfmt::skip]
-fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels, to_ret: Option<usize>) {
+fn sequences<S: Sink, B: BlockLayout>(
+    a: &mut S,
+    variant: &Variant,
+    labels: &Labels,
+    to_ret: Option<usize>,
+) {
     let mitigations = variant.mitigations();
 
     if mitigations.ibrs {
         asm!(a
-            ; percpu mov eax, DWORD [PerCpu::tss_extra + TssExtra::host_spec_ctrl]
+            ; percpu mov eax, DWORD [needed(B::HOST_SPEC_CTRL)]
             ; xor   edx, edx
             ; wrmsr
         );
@@ -287,12 +292,12 @@ pub(super) struct Cleared {
 /// What an entry starts with, on the host's root and GS: the guest's SPEC_CTRL. **May be
 /// clobbered**: RAX, RCX, RDX.
 #[rustfmt::skip]
-pub(super) fn at_entry<S: Sink>(a: &mut S, variant: &Variant) {
+pub(super) fn at_entry<S: Sink, B: BlockLayout>(a: &mut S, variant: &Variant) {
     if variant.mitigations().ibrs {
         asm!(a
             /// SPEC_CTRL is the guest's: no host code follows but this routine.
             ; mov   ecx, Msr::SpecCtrl.address().cast_signed()
-            ; percpu mov eax, DWORD [PerCpu::tss_extra + TssExtra::guest_spec_ctrl]
+            ; percpu mov eax, DWORD [needed(B::GUEST_SPEC_CTRL)]
             ; xor   edx, edx
             ; wrmsr
         );

@@ -21,6 +21,9 @@
 //! [`Placement`](crate::layout::Placement): with [`PerCpu`](crate::layout::Placement::PerCpu),
 //! direct switches have neither SWAPGS nor a stack, and RSP is one of their scratch registers.
 //!
+//! `B` is the per-CPU block ([`BlockLayout`]): ours, or that of a kernel whose switcher is to be
+//! replaced. Events have ours alone, because such a kernel has event entries of its own.
+//!
 //! Inside `asm!`, a `///` line becomes a comment of the listing, so it is written for its reader.
 
 mod enter_guest;
@@ -43,6 +46,7 @@ pub(crate) use event_stubs::stride;
 use switcher_macros::asm;
 
 use crate::asm::{Label, Length, Sink};
+use crate::layout::{BlockLayout, PerCpu, Placement};
 use crate::variant::Variant;
 
 /// INT3 fills gaps, so that a jump into one stops at once.
@@ -59,11 +63,11 @@ const ENTRY_ALIGNMENT: usize = 16;
 pub fn switcher<S: Sink>(a: &mut S, variant: &Variant) {
     a.place(variant.placement());
     a.dynamic_label(Label::Routines);
-    enter_guest::emit(a, variant);
+    enter_guest::emit::<S, PerCpu>(a, variant);
     return_to_guest::emit(a, variant);
     a.align(ENTRY_ALIGNMENT, FILLER);
-    syscall_64::emit(a, variant);
-    exit(a, variant);
+    syscall_64::emit::<S, PerCpu>(a, variant);
+    exit::<S, PerCpu>(a, variant);
     a.align(ENTRY_ALIGNMENT, FILLER);
     syscall_compat::emit(a, variant);
     a.align(ENTRY_ALIGNMENT, FILLER);
@@ -73,21 +77,38 @@ pub fn switcher<S: Sink>(a: &mut S, variant: &Variant) {
     event_stubs::emit(a, variant);
 }
 
+/// Emits the routines of a switcher for a kernel that has a block `B` and event entries of its own.
+/// The per-CPU block is reached through GS.
+///
+/// The answer to a 32-bit SYSCALL lies between `entry_SYSCALL_64_switcher` and the label of its
+/// safe stack, because that is the range in which the handlers of such kernels take RSP for the
+/// guest's.
+pub fn drop_in<S: Sink, B: BlockLayout>(a: &mut S, variant: &Variant) {
+    a.place(Placement::Gs);
+    enter_guest::emit::<S, B>(a, variant);
+    return_to_guest::emit(a, variant);
+    a.align(ENTRY_ALIGNMENT, FILLER);
+    syscall_64::emit::<S, B>(a, variant);
+    a.align(ENTRY_ALIGNMENT, FILLER);
+    syscall_compat::routine(a, variant);
+    exit::<S, B>(a, variant);
+}
+
 /// An exit by SYSCALL, and the part that all exits have in common, whose RET lies in the upper half
 /// of its cache line. No code falls through to here, so filler may stand in front.
-fn exit<S: Sink>(a: &mut S, variant: &Variant) {
-    fn whole<S: Sink>(a: &mut S, variant: &Variant) {
-        syscall_64::exit(a, variant);
-        return_from_guest::emit(a, variant);
+fn exit<S: Sink, B: BlockLayout>(a: &mut S, variant: &Variant) {
+    fn whole<S: Sink, B: BlockLayout>(a: &mut S, variant: &Variant) {
+        syscall_64::exit::<S, B>(a, variant);
+        return_from_guest::emit::<S, B>(a, variant);
     }
     // With these mitigations, there is a better place for filler.
     let mitigations = variant.mitigations();
     if !mitigations.bhb.is_on() && !mitigations.untrain {
         let mut length = Length::new(a.placement());
-        whole(&mut length, variant);
+        whole::<_, B>(&mut length, variant);
         a.upper_half(length.bytes() - TRAPPED_RET, FILLER);
     }
-    whole(a, variant);
+    whole::<S, B>(a, variant);
 }
 
 /// Opens a routine that is reached by SYSCALL or through a pointer of the host's. With indirect

@@ -14,50 +14,50 @@
 use switcher_macros::asm;
 
 use crate::asm::{Label, Sink};
-use crate::layout::{PerCpu, PvcsLayout, TssExtra};
+use crate::layout::{BlockLayout, PvcsLayout, needed};
 use crate::variant::Variant;
 
 /// umod's PKRU goes to the PVCS, and smod's is loaded.
 #[rustfmt::skip]
-pub(super) fn to_smod<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
+pub(super) fn to_smod<S: Sink, B: BlockLayout, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     if !variant.pku() {
         return;
     }
-    read(a);
+    read::<S, B>(a);
     asm!(a
         ; mov   DWORD [BYTE rdx + P::PKRU], eax
-        ; percpu mov edx, DWORD [PerCpu::tss_extra + TssExtra::smod_pkru]
+        ; percpu mov edx, DWORD [needed(B::SMOD_PKRU)]
     );
     write(a, Label::ToSmodPkru);
 }
 
 /// umod's PKRU is loaded from the PVCS. RCX points to the PVCS again afterwards.
 #[rustfmt::skip]
-pub(super) fn to_umod<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
+pub(super) fn to_umod<S: Sink, B: BlockLayout, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     if !variant.pku() {
         return;
     }
-    read(a);
+    read::<S, B>(a);
     asm!(a
         ; mov   edx, DWORD [BYTE rdx + P::PKRU]
     );
     write(a, Label::ToUmodPkru);
     asm!(a
-        ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::pvcs]
+        ; percpu mov rcx, QWORD [B::PVCS]
     );
 }
 
 /// Loads PKRU into EAX, the address of the PVCS into RDX and 0 into ECX. R11 keeps RAX, and RSP
 /// keeps RDX.
 #[rustfmt::skip]
-fn read<S: Sink>(a: &mut S) {
+fn read<S: Sink, B: BlockLayout>(a: &mut S) {
     asm!(a
         /// Each mode has a PKRU of its own. RDPKRU wants ECX to be 0, WRPKRU also EDX.
         ; mov   r11, rax
         ; mov   rsp, rdx
         ; xor   ecx, ecx
         ; rdpkru
-        ; percpu mov rdx, QWORD [PerCpu::tss_extra + TssExtra::pvcs]
+        ; percpu mov rdx, QWORD [B::PVCS]
     );
 }
 

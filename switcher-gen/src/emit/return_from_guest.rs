@@ -13,15 +13,15 @@ use switcher_macros::asm;
 use super::{FILLER, TRAPPED_RET, entry_point, mitigations};
 use crate::arch::{RFlags, Vendor};
 use crate::asm::{HostSymbol, Label, Length, Sink, Window};
-use crate::layout::{PerCpu, TssExtra};
+use crate::layout::BlockLayout;
 use crate::variant::Variant;
 
 #[rustfmt::skip]
-pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
+pub(super) fn emit<S: Sink, B: BlockLayout>(a: &mut S, variant: &Variant) {
     entry_point(a, variant, Label::ReturnFromGuest);
     asm!(a
         /// The host's root.
-        ; percpu mov rax, QWORD [PerCpu::tss_extra + TssExtra::host_cr3]
+        ; percpu mov rax, QWORD [B::HOST_CR3]
         ; mov   cr3, rax
     );
     a.close(Window::GuestRoot);
@@ -45,15 +45,15 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         );
     }
     asm!(a
-        ; percpu mov rsp, QWORD [PerCpu::tss_extra + TssExtra::host_rsp]
+        ; percpu mov rsp, QWORD [B::HOST_RSP]
         /// No guest is running any more.
-        ; percpu mov QWORD [PerCpu::tss_extra + TssExtra::host_rsp], 0
+        ; percpu mov QWORD [B::HOST_RSP], 0
     );
     let mut length = Length::new(a.placement());
     back(&mut length, variant);
-    mitigations::at_exit(a, variant, length.bytes() - TRAPPED_RET);
+    mitigations::at_exit::<S, B>(a, variant, length.bytes() - TRAPPED_RET);
     back(a, variant);
-    if variant.mitigations().untrain {
+    if variant.mitigations().untrain && B::VARIABLE.is_none() {
         a.upper_half(0, FILLER);
         asm!(a
             /// For an image that is linked without a host.

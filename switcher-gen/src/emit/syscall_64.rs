@@ -17,20 +17,20 @@ use super::pt_regs::push_below_rdi;
 use super::{entry_point, to_smod, to_umod};
 use crate::asm::{Label, Sink, Window};
 use crate::layout::{
-    ExitReason, IretFrame, OrigAx, PerCpu, Placement, Pvcs, PvcsLayout, PvcsV2026, Revision,
-    SwitchFlags, Tss, TssExtra,
+    BlockLayout, ExitReason, IretFrame, OrigAx, Placement, Pvcs, PvcsLayout, PvcsV2026, Revision,
+    SwitchFlags,
 };
 use crate::variant::Variant;
 
-pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
+pub(super) fn emit<S: Sink, B: BlockLayout>(a: &mut S, variant: &Variant) {
     match variant.revision() {
-        Revision::V2024 => emit_for::<S, Pvcs>(a, variant),
-        Revision::V2026 => emit_for::<S, PvcsV2026>(a, variant),
+        Revision::V2024 => emit_for::<S, B, Pvcs>(a, variant),
+        Revision::V2026 => emit_for::<S, B, PvcsV2026>(a, variant),
     }
 }
 
 #[rustfmt::skip]
-fn emit_for<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
+fn emit_for<S: Sink, B: BlockLayout, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     let placement = variant.placement();
 
     a.open(Window::GuestRoot);
@@ -41,11 +41,11 @@ fn emit_for<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     }
     asm!(a
         /// In umod, and nothing inhibits? Each inhibitor is greater than either mode.
-        ; percpu cmp QWORD [PerCpu::tss_extra + TssExtra::switch_flags], SwitchFlags::UMOD.imm32()
+        ; percpu cmp QWORD [B::SWITCH_FLAGS], SwitchFlags::UMOD.imm32()
         ; jne   =>Label::NotToSmod
     );
 
-    to_smod::emit::<S, P>(a, variant);
+    to_smod::emit::<S, B, P>(a, variant);
 
     asm!(a
         /// Everything is the guest's but RSP. Nothing may come between its load and SYSRETQ.
@@ -60,30 +60,30 @@ fn emit_for<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
         ; =>Label::NotToSmod
         /// In smod, nothing inhibits, and the SYSCALL is ERETU?
         ; ja    =>Label::ExitSyscall
-        ; percpu cmp rcx, QWORD [PerCpu::tss_extra + TssExtra::retu_rip]
+        ; percpu cmp rcx, QWORD [B::RETU_RIP]
         ; jne   =>Label::ExitSyscall
     );
 
-    to_umod::emit::<S, P>(a, variant);
+    to_umod::emit::<S, B, P>(a, variant);
 }
 
 /// The exit, for a SYSCALL that is no direct switch. It falls through to `return_from_guest`,
 /// inside the window of the guest's root.
 #[rustfmt::skip]
-pub(super) fn exit<S: Sink>(a: &mut S, variant: &Variant) {
+pub(super) fn exit<S: Sink, B: BlockLayout>(a: &mut S, variant: &Variant) {
     let selectors = variant.selectors();
     let placement = variant.placement();
 
     asm!(a
         /// ERETU after all, but to other selectors: RCX was found equal to retu_rip.
         ; =>Label::ExitEretu
-        ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::retu_rip]
+        ; percpu mov rcx, QWORD [B::RETU_RIP]
 
         /// Exit: a whole PtRegs below sp0. CS and SS are known, as only 64-bit code gets here.
         ; =>Label::ExitSyscall
         /// No register is free: the guest's RSP goes to the TSS's unused sp2.
-        ; percpu mov QWORD [PerCpu::tss + Tss::sp2], rsp
-        ; percpu mov rsp, QWORD [PerCpu::tss + Tss::sp0]
+        ; percpu mov QWORD [B::SP2], rsp
+        ; percpu mov rsp, QWORD [B::SP0]
     );
     a.close(Window::UnsafeStack);
     asm!(a ; =>Label::Syscall64SafeStack);
@@ -92,7 +92,7 @@ pub(super) fn exit<S: Sink>(a: &mut S, variant: &Variant) {
     }
     asm!(a
         ; push  selectors.user_ds().into()
-        ; percpu push QWORD [PerCpu::tss + Tss::sp2]
+        ; percpu push QWORD [B::SP2]
         ; push  r11
         ; push  selectors.user_cs().into()
         ; push  rcx

@@ -18,16 +18,21 @@ use crate::variant::Variant;
 /// Linux's "no such system call".
 const ENOSYS: i32 = 38;
 
-#[rustfmt::skip]
 pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
     a.open(Window::GuestRoot);
     a.open(Window::UnsafeStack);
+    routine(a, variant);
+    a.close(Window::UnsafeStack);
+    a.close(Window::GuestRoot);
+}
+
+/// The routine itself, where both windows are open already.
+#[rustfmt::skip]
+pub(super) fn routine<S: Sink>(a: &mut S, variant: &Variant) {
     entry_point(a, variant, Label::SyscallCompat);
     asm!(a
         /// There is no 32-bit SYSCALL: -ENOSYS.
         ; mov   eax, -ENOSYS
         ; sysretl
     );
-    a.close(Window::UnsafeStack);
-    a.close(Window::GuestRoot);
 }

@@ -13,32 +13,32 @@ use switcher_macros::asm;
 use super::pkru;
 use crate::arch::RFlags;
 use crate::asm::{Sink, Window};
-use crate::layout::{PerCpu, Placement, Pvcs, PvcsLayout, Revision, SwitchFlags, Tss, TssExtra};
+use crate::layout::{BlockLayout, Placement, Pvcs, PvcsLayout, Revision, SwitchFlags};
 use crate::variant::Variant;
 
-pub(super) fn emit<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
+pub(super) fn emit<S: Sink, B: BlockLayout, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     match variant.placement() {
-        Placement::Gs => with_swapgs::<S, P>(a, variant),
-        Placement::PerCpu => without_swapgs::<S, P>(a, variant),
+        Placement::Gs => with_swapgs::<S, B, P>(a, variant),
+        Placement::PerCpu => without_swapgs::<S, B, P>(a, variant),
     }
 }
 
 /// RDI is saved so that it can point to the PVCS. RSP points to the per-CPU block, so that GS can
 /// be the guest's.
 #[rustfmt::skip]
-fn with_swapgs<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
+fn with_swapgs<S: Sink, B: BlockLayout, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     let selectors = variant.selectors();
 
     asm!(a
         /// umod -> smod. RDI is saved to hold the PVCS.
-        ; gs mov QWORD [PerCpu::tss + Tss::sp2], rdi
-        ; gs mov rdi, QWORD [PerCpu::tss_extra + TssExtra::pvcs]
+        ; gs mov QWORD [B::SP2], rdi
+        ; gs mov rdi, QWORD [B::PVCS]
     );
     match variant.revision() {
         Revision::V2024 => asm!(a ; mov QWORD [BYTE rdi + Pvcs::rsp], rsp),
         Revision::V2026 => asm!(a
             /// RSP passes through.
-            ; gs mov QWORD [PerCpu::tss_extra + TssExtra::smod_rsp], rsp
+            ; gs mov QWORD [B::SMOD_RSP], rsp
         ),
     }
     asm!(a
@@ -48,25 +48,31 @@ fn with_swapgs<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
         ; mov   DWORD [BYTE rdi + P::EFLAGS], r11d
         ; mov   DWORD [BYTE rdi + P::USER_CS.pair(P::USER_SS)], selectors.user_pair().cast_signed()
     );
-    pkru::to_smod::<S, P>(a, variant);
+    pkru::to_smod::<S, B, P>(a, variant);
     asm!(a
         /// RSP is the per-CPU block from here on, and GS the guest's: umod's.
         ; rdgsbase rsp
         ; swapgs
         /// Mode and root change together.
-        ; xor   BYTE [rsp + PerCpu::tss_extra + TssExtra::switch_flags.low_byte()], SwitchFlags::MODE_TOGGLE.imm8()
-        ; mov   rcx, QWORD [rsp + PerCpu::tss_extra + TssExtra::smod_cr3]
+        ; xor   BYTE [rsp + B::SWITCH_FLAGS.low_byte()], SwitchFlags::MODE_TOGGLE.imm8()
+        ; mov   rcx, QWORD [rsp + B::SMOD_CR3]
         ; mov   cr3, rcx
         /// GS: umod's, then smod's.
         ; rdgsbase rcx
         ; mov   QWORD [BYTE rdi + P::USER_GSBASE], rcx
-        ; mov   rcx, QWORD [rsp + PerCpu::tss_extra + TssExtra::smod_gsbase]
+        ; mov   rcx, QWORD [rsp + B::SMOD_GSBASE]
         ; wrgsbase rcx
         /// smod. Nothing may come between the load of RSP and SYSRETQ.
-        ; mov   rcx, QWORD [rsp + PerCpu::tss_extra + TssExtra::smod_entry]
+        ; mov   rcx, QWORD [rsp + B::SMOD_ENTRY]
         ; mov   r11d, RFlags::SMOD_ENTRY.imm32()
-        ; mov   rdi, QWORD [BYTE rsp + PerCpu::tss + Tss::sp2]
-        ; mov   rsp, QWORD [rsp + PerCpu::tss_extra + TssExtra::smod_rsp]
+    );
+    match B::VARIABLE {
+        None => asm!(a ; mov rdi, QWORD [BYTE rsp + B::SP2]),
+        // Where the variable lies, the linker fills in: the displacement has 32 bits.
+        Some(_) => asm!(a ; mov rdi, QWORD [rsp + B::SP2]),
+    }
+    asm!(a
+        ; mov   rsp, QWORD [rsp + B::SMOD_RSP]
         ; sysretq
     );
     a.close(Window::UnsafeStack);
@@ -74,22 +80,22 @@ fn with_swapgs<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
 
 /// RSP itself points to the PVCS in between.
 #[rustfmt::skip]
-fn without_swapgs<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
+fn without_swapgs<S: Sink, B: BlockLayout, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     let selectors = variant.selectors();
     let revision = variant.revision();
 
     match revision {
         Revision::V2024 => asm!(a
             /// umod -> smod. RSP is saved to hold the PVCS.
-            ; percpu mov QWORD [PerCpu::tss + Tss::sp2], rsp
+            ; percpu mov QWORD [B::SP2], rsp
         ),
         Revision::V2026 => asm!(a
             /// umod -> smod. RSP passes through; until then it holds the PVCS.
-            ; percpu mov QWORD [PerCpu::tss_extra + TssExtra::smod_rsp], rsp
+            ; percpu mov QWORD [B::SMOD_RSP], rsp
         ),
     }
     asm!(a
-        ; percpu mov rsp, QWORD [PerCpu::tss_extra + TssExtra::pvcs]
+        ; percpu mov rsp, QWORD [B::PVCS]
         ; mov   QWORD [BYTE rsp + P::RIP], rcx
         ; mov   QWORD [BYTE rsp + P::RCX], rcx
         ; mov   QWORD [BYTE rsp + P::R11], r11
@@ -98,27 +104,27 @@ fn without_swapgs<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     );
     if revision == Revision::V2024 {
         asm!(a
-            ; percpu mov rcx, QWORD [PerCpu::tss + Tss::sp2]
+            ; percpu mov rcx, QWORD [B::SP2]
             ; mov   QWORD [BYTE rsp + Pvcs::rsp], rcx
         );
     }
     asm!(a
         /// Mode and root change together.
-        ; percpu xor BYTE [PerCpu::tss_extra + TssExtra::switch_flags.low_byte()], SwitchFlags::MODE_TOGGLE.imm8()
-        ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::smod_cr3]
+        ; percpu xor BYTE [B::SWITCH_FLAGS.low_byte()], SwitchFlags::MODE_TOGGLE.imm8()
+        ; percpu mov rcx, QWORD [B::SMOD_CR3]
         ; mov   cr3, rcx
         /// GS has been the guest's all the time: umod's, then smod's.
         ; rdgsbase rcx
         ; mov   QWORD [BYTE rsp + P::USER_GSBASE], rcx
-        ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::smod_gsbase]
+        ; percpu mov rcx, QWORD [B::SMOD_GSBASE]
         ; wrgsbase rcx
     );
-    pkru::to_smod::<S, P>(a, variant);
+    pkru::to_smod::<S, B, P>(a, variant);
     asm!(a
         /// smod. Nothing may come between the load of RSP and SYSRETQ.
-        ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::smod_entry]
+        ; percpu mov rcx, QWORD [B::SMOD_ENTRY]
         ; mov   r11d, RFlags::SMOD_ENTRY.imm32()
-        ; percpu mov rsp, QWORD [PerCpu::tss_extra + TssExtra::smod_rsp]
+        ; percpu mov rsp, QWORD [B::SMOD_RSP]
         ; sysretq
     );
     a.close(Window::UnsafeStack);

@@ -15,29 +15,27 @@ use switcher_macros::asm;
 use super::pkru;
 use crate::arch::RFlags;
 use crate::asm::{Label, Sink, Window};
-use crate::layout::{
-    IretFrame, PerCpu, Placement, Pvcs, PvcsLayout, Revision, SwitchFlags, Tss, TssExtra,
-};
+use crate::layout::{BlockLayout, IretFrame, Placement, Pvcs, PvcsLayout, Revision, SwitchFlags};
 use crate::variant::Variant;
 
 #[rustfmt::skip]
-pub(super) fn emit<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
+pub(super) fn emit<S: Sink, B: BlockLayout, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     let selectors = variant.selectors();
 
     asm!(a
         /// smod -> umod. Other selectors than SYSRETQ's are left to the host.
-        ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::pvcs]
+        ; percpu mov rcx, QWORD [B::PVCS]
         ; cmp   DWORD [BYTE rcx + P::USER_CS.pair(P::USER_SS)], selectors.user_pair().cast_signed()
         ; jne   =>Label::ExitEretu
     );
     match variant.placement() {
-        Placement::Gs => on_the_hosts_stack::<S, P>(a, variant),
-        Placement::PerCpu => without_a_stack::<S, P>(a, variant),
+        Placement::Gs => on_the_hosts_stack::<S, B, P>(a, variant),
+        Placement::PerCpu => without_a_stack::<S, B, P>(a, variant),
     }
 }
 
 #[rustfmt::skip]
-fn on_the_hosts_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
+fn on_the_hosts_stack<S: Sink, B: BlockLayout, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     let revision = variant.revision();
     let paging = variant.paging();
 
@@ -45,22 +43,22 @@ fn on_the_hosts_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     if revision == Revision::V2024 || pku {
         asm!(a
             /// RSP is saved to be a scratch register.
-            ; gs mov QWORD [PerCpu::tss_extra + TssExtra::smod_rsp], rsp
+            ; gs mov QWORD [B::SMOD_RSP], rsp
         );
     }
-    pkru::to_umod::<S, P>(a, variant);
+    pkru::to_umod::<S, B, P>(a, variant);
     if revision == Revision::V2026 && !pku {
         asm!(a ; mov r11, rsp);
     }
     asm!(a
         /// umod's IRET frame below sp0; its selectors are added if there is an IRETQ.
-        ; gs mov rsp, QWORD [PerCpu::tss + Tss::sp0]
+        ; gs mov rsp, QWORD [B::SP0]
     );
     a.close(Window::UnsafeStack);
     match revision {
         Revision::V2024 => asm!(a ; mov r11, QWORD [BYTE rcx + Pvcs::rsp]),
         Revision::V2026 if pku => {
-            asm!(a ; gs mov r11, QWORD [PerCpu::tss_extra + TssExtra::smod_rsp]);
+            asm!(a ; gs mov r11, QWORD [B::SMOD_RSP]);
         }
         Revision::V2026 => {}
     }
@@ -72,8 +70,8 @@ fn on_the_hosts_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
         ; mov   r11, QWORD [BYTE rcx + P::RIP]
         ; mov   QWORD [BYTE rsp + IretFrame::rip.below_end()], r11
         /// Mode and root change together.
-        ; gs xor BYTE [PerCpu::tss_extra + TssExtra::switch_flags.low_byte()], SwitchFlags::MODE_TOGGLE.imm8()
-        ; gs mov r11, QWORD [PerCpu::tss_extra + TssExtra::umod_cr3]
+        ; gs xor BYTE [B::SWITCH_FLAGS.low_byte()], SwitchFlags::MODE_TOGGLE.imm8()
+        ; gs mov r11, QWORD [B::UMOD_CR3]
         ; mov   cr3, r11
         /// GS is the guest's from here on; WRGSBASE would fault on an address that is none.
         ; swapgs
@@ -91,19 +89,19 @@ fn on_the_hosts_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
 /// RSP serves as one more register for the checks that `return_to_guest` makes. A state that does
 /// not pass them is returned to by `return_to_guest`, on the sp0 stack.
 #[rustfmt::skip]
-fn without_a_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
+fn without_a_stack<S: Sink, B: BlockLayout, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     let revision = variant.revision();
     let paging = variant.paging();
 
     asm!(a
         /// RSP is saved to be a scratch register. (Where it passes through, this slot is free.)
-        ; percpu mov QWORD [PerCpu::tss_extra + TssExtra::smod_rsp], rsp
+        ; percpu mov QWORD [B::SMOD_RSP], rsp
     );
-    pkru::to_umod::<S, P>(a, variant);
+    pkru::to_umod::<S, B, P>(a, variant);
     asm!(a
         /// Mode and root change together.
-        ; percpu xor BYTE [PerCpu::tss_extra + TssExtra::switch_flags.low_byte()], SwitchFlags::MODE_TOGGLE.imm8()
-        ; percpu mov r11, QWORD [PerCpu::tss_extra + TssExtra::umod_cr3]
+        ; percpu xor BYTE [B::SWITCH_FLAGS.low_byte()], SwitchFlags::MODE_TOGGLE.imm8()
+        ; percpu mov r11, QWORD [B::UMOD_CR3]
         ; mov   cr3, r11
         /// WRGSBASE would fault on an address that is none.
         ; mov   r11, QWORD [BYTE rcx + P::USER_GSBASE]
@@ -130,11 +128,11 @@ fn without_a_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     );
     match revision {
         Revision::V2024 => asm!(a
-            ; percpu mov rsp, QWORD [PerCpu::tss_extra + TssExtra::pvcs]
+            ; percpu mov rsp, QWORD [B::PVCS]
             ; mov   rsp, QWORD [BYTE rsp + Pvcs::rsp]
         ),
         Revision::V2026 => {
-            asm!(a ; percpu mov rsp, QWORD [PerCpu::tss_extra + TssExtra::smod_rsp]);
+            asm!(a ; percpu mov rsp, QWORD [B::SMOD_RSP]);
         }
     }
     asm!(a
@@ -143,17 +141,17 @@ fn without_a_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
         /// RSP has the flags, the forced ones set but not sanitised otherwise.
         ; =>Label::ToUmodOtherFlags
         ; mov   ecx, esp
-        ; percpu mov rsp, QWORD [PerCpu::tss + Tss::sp0]
+        ; percpu mov rsp, QWORD [B::SP0]
     );
     a.close(Window::UnsafeStack);
     asm!(a
         ; mov   QWORD [BYTE rsp + IretFrame::eflags.below_end()], rcx
-        ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::pvcs]
+        ; percpu mov rcx, QWORD [B::PVCS]
     );
     match revision {
         Revision::V2024 => asm!(a ; push QWORD [BYTE rcx + Pvcs::rsp]),
         Revision::V2026 => {
-            asm!(a ; percpu push QWORD [PerCpu::tss_extra + TssExtra::smod_rsp]);
+            asm!(a ; percpu push QWORD [B::SMOD_RSP]);
         }
     }
     asm!(a
@@ -175,22 +173,22 @@ fn without_a_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
         ; mov   rsp, rcx
         /// RSP has the RIP. R11 was found to be the flags.
         ; =>Label::ToUmodOtherRip
-        ; percpu mov QWORD [PerCpu::tss + Tss::sp2], rsp
-        ; percpu mov rsp, QWORD [PerCpu::tss + Tss::sp0]
+        ; percpu mov QWORD [B::SP2], rsp
+        ; percpu mov rsp, QWORD [B::SP0]
     );
     a.close(Window::UnsafeStack);
     asm!(a
         ; mov   QWORD [BYTE rsp + IretFrame::eflags.below_end()], r11
-        ; percpu push QWORD [PerCpu::tss + Tss::sp2]
+        ; percpu push QWORD [B::SP2]
         ; pop   QWORD [BYTE rsp + IretFrame::rip.below_end()]
     );
     match revision {
         Revision::V2024 => asm!(a
-            ; percpu mov r11, QWORD [PerCpu::tss_extra + TssExtra::pvcs]
+            ; percpu mov r11, QWORD [B::PVCS]
             ; push  QWORD [BYTE r11 + Pvcs::rsp]
         ),
         Revision::V2026 => {
-            asm!(a ; percpu push QWORD [PerCpu::tss_extra + TssExtra::smod_rsp]);
+            asm!(a ; percpu push QWORD [B::SMOD_RSP]);
         }
     }
     asm!(a

@@ -33,11 +33,11 @@ fn operands(a: &mut impl Sink) {
             ;; a.operand(operand)
             ; lea rax, [rsp + displacement]
             ;; a.source(::core::file!(), 10u32)
-            ;; let (operand, displacement) = const { let offset: ::switcher_gen::layout::Offset < ::switcher_gen::layout::PerCpu, _, ::switcher_gen::layout::Start > =PerCpu::tss.then(Tss::sp0); (::switcher_gen::layout::layout_of(offset), ::switcher_gen::layout::disp32::<8usize, _, _, _>(offset)) }
+            ;; let (operand, displacement) = const { let offset: ::switcher_gen::layout::Offset < _, _, ::switcher_gen::layout::Start > =::switcher_gen::layout::in_block(PerCpu::tss.then(Tss::sp0)); (::switcher_gen::layout::layout_of(offset), ::switcher_gen::layout::disp32::<8usize, _, _, _>(offset)) }
             ;; a.operand(operand)
             ;; match a.placement() { ::switcher_gen::layout::Placement::Gs => { ::switcher_gen::__private::dynasm!(a; .arch x64; gs mov rsp, QWORD[displacement]) }::switcher_gen::layout::Placement::PerCpu => { ::switcher_gen::__private::dynasm!(a; .arch x64; mov rsp, QWORD[extern::switcher_gen::asm::External::PerCpu(displacement)]) } }
             ;; a.source(::core::file!(), 11u32)
-            ;; let (operand, displacement) = const { let offset: ::switcher_gen::layout::Offset < ::switcher_gen::layout::PerCpu, _, ::switcher_gen::layout::Start > =PerCpu::tss_extra.then(TssExtra::smod_entry); (::switcher_gen::layout::layout_of(offset), ::switcher_gen::layout::disp32::<8usize, _, _, _>(offset)) }
+            ;; let (operand, displacement) = const { let offset: ::switcher_gen::layout::Offset < _, _, ::switcher_gen::layout::Start > =::switcher_gen::layout::in_block(PerCpu::tss_extra.then(TssExtra::smod_entry)); (::switcher_gen::layout::layout_of(offset), ::switcher_gen::layout::disp32::<8usize, _, _, _>(offset)) }
             ;; a.operand(operand)
             ;; match a.placement() { ::switcher_gen::layout::Placement::Gs => { ::switcher_gen::__private::dynasm!(a; .arch x64; gs jmp QWORD[displacement]) }::switcher_gen::layout::Placement::PerCpu => { ::switcher_gen::__private::dynasm!(a; .arch x64; jmp QWORD[extern::switcher_gen::asm::External::PerCpu(displacement)]) } }
             ;; a.source(::core::file!(), 11u32)

@@ -2,12 +2,15 @@
 //! with. Everything follows spec/abi.md; each layout is asserted where it is defined, because
 //! emitted code is only as sound as these offsets.
 
+mod block;
 mod frames;
 mod message;
 mod offset;
 mod percpu;
 mod pvcs;
 
+pub(crate) use block::impl_block;
+pub use block::{BlockLayout, in_block};
 pub use frames::{
     EventFrame, EventOnIst, ExitReason, FarFrame, IretFrame, IstEntry, IstFrame, IstTop,
     LeavingIst, OrigAx, PtRegs, RefusedIretq, ResumingRing0, Sp0,
@@ -16,7 +19,7 @@ pub use frames::{
 pub use message::Message;
 pub use offset::{
     Anchor, AsmLayout, End, Field, Half, Layout, Narrow, Offset, Operand, Popped, Scalar, Start,
-    after_pop, disp8, disp32, layout_of,
+    after_pop, disp8, disp32, layout_of, needed,
 };
 pub use percpu::{Mode, PerCpu, Placement, Split64, SwitchFlags, Tss, TssExtra};
 pub use pvcs::{EventFlags, Pvcs, PvcsLayout, PvcsV2026, Revision};

@@ -94,6 +94,17 @@ pub const fn after_pop<S, F, A: Popped>(offset: Offset<S, F, A>) -> Offset<S, F,
     offset
 }
 
+/// The field, for code that is emitted for variants alone that have it. For a struct without the
+/// field, this is the byte after the struct, where there is no field: a listing and a proof of such
+/// code would both say so.
+#[must_use]
+pub const fn needed<S, F>(offset: Option<Offset<S, F>>) -> Offset<S, F> {
+    match offset {
+        Some(offset) => offset,
+        None => Offset::at(size_of::<S>(), Container { start: 0, depth: 1, whole: false }),
+    }
+}
+
 /// The types that an [`Offset`] is about without owning a value of them.
 type Types<S, F, A> = (fn(&S) -> &F, A);
 

@@ -409,8 +409,10 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
                 if let Some(place) = self.host(&symbol) {
                     return Ok((place, To::Host(symbol)));
                 }
+                let is_wanted = self.file.request.wants(&symbol);
                 let error = ReadError::Undefined { at: at(), symbol: symbol.clone() };
-                self.variable(Variable::Undefined(symbol), 0, per_cpu::MOST, error)
+                let size = per_cpu::MOST;
+                self.variable(Variable::Undefined(symbol), 0..size, is_wanted, error)
             }
             _ if symbol.is_weak() => Err(ReadError::Weak { symbol: symbol.text() }),
             Of::Absolute => Ok((symbol.value, To::Number)),
@@ -428,8 +430,9 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
                     let error = ReadError::Data { at: at(), section: name };
                     match section {
                         Some(section) if per_cpu::is_section(section) => {
-                            let size = section.size;
-                            self.variable(Variable::Section(index), symbol.value, size, error)
+                            let is_wanted = self.file.request.wants(&symbol.text());
+                            let own = symbol.value..section.size;
+                            self.variable(Variable::Section(index), own, is_wanted, error)
                         }
                         _ => Err(error),
                     }
@@ -441,18 +444,19 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
 }
 
 impl<'data, R: Contents<'data>> FileCode<'_, 'data, R> {
-    /// The address of a per-CPU variable, or of a place in a section of them.
+    /// The address of a per-CPU variable, or of a place in a section of them: it lies at the start
+    /// of `own`, counted from the start of what ends where `own` does.
     fn variable(
         &self,
         variable: Variable,
-        value: u64,
-        size: u64,
+        own: Range<u64>,
+        is_wanted: bool,
         error: ReadError,
     ) -> Result<(u64, To), ReadError> {
         let Some(layout) = &self.layout else { return Err(error) };
         let place = self.variables.place(variable, layout)?;
-        let within = place..place.saturating_add(size);
-        Ok((place.wrapping_add(value), To::PerCpu(within, error)))
+        let within = place..place.saturating_add(own.end);
+        Ok((place.wrapping_add(own.start), To::PerCpu { within, is_wanted, error }))
     }
 }
 

@@ -22,9 +22,16 @@ pub(super) enum To {
     Section(Range<u64>, String),
     /// The symbol is a routine of the host's, which the object does not have.
     Host(String),
-    /// The symbol is a per-CPU variable if the field is an operand through GS; otherwise this is
-    /// wrong with it. It lies within these addresses.
-    PerCpu(Range<u64>, ReadError),
+    /// The symbol is a per-CPU variable if the field is an operand through GS, or one that counts
+    /// from a register and the variable was asked for; otherwise this is wrong with it.
+    PerCpu {
+        /// The addresses of the variable, or of its section.
+        within: Range<u64>,
+        /// Whether the variable was [asked for](super::Request::with_data).
+        is_wanted: bool,
+        /// What is wrong otherwise.
+        error: ReadError,
+    },
     /// The address is a number.
     Number,
 }
@@ -56,6 +63,9 @@ pub(super) enum Use {
     PerCpu {
         /// Whether it is counted from RIP.
         is_relative: bool,
+        /// Whether it may be counted from a register as well, of which nothing is known here: the
+        /// prover must find GS base in it.
+        is_wanted: bool,
     },
     Nothing,
 }
@@ -105,11 +115,11 @@ impl Leads {
                 use_: branch_if(is_distance && range.contains(&target)),
                 error: LinkerError::Apart { at, section }.into(),
             }),
-            To::PerCpu(within, error) => {
+            To::PerCpu { within, is_wanted, error } => {
                 // What is accessed lies at the operand's end, if the distance counts from there.
                 let at = if form.relative { target } else { value };
                 let is_displacement = form.width == 4 && form.signed && within.contains(&at);
-                let per_cpu = Use::PerCpu { is_relative: form.relative };
+                let per_cpu = Use::PerCpu { is_relative: form.relative, is_wanted };
                 let use_ = if is_displacement { per_cpu } else { Use::Nothing };
                 Self::Out(Out { use_, error })
             }

@@ -84,16 +84,26 @@ pub(super) fn is_section(section: &Section<'_>) -> bool {
         && section.size <= MOST
 }
 
-/// Whether `field` is the displacement of an operand in memory through GS, counted from RIP or not.
+/// Whether the operand in memory is reached through GS, counted from RIP or not.
+pub(super) fn is_through_gs(i: &Instruction, is_relative: bool) -> bool {
+    i.memory_segment() == Register::GS && i.is_ip_rel_memory_operand() == is_relative
+}
+
+/// Whether the operand in memory is counted from a register alone: from GS base, which code has in
+/// one while GS is a guest's.
+pub(super) fn is_based(i: &Instruction) -> bool {
+    i.memory_base().is_gpr64()
+        && i.memory_index() == Register::None
+        && matches!(i.memory_segment(), Register::DS | Register::SS)
+}
+
+/// Whether `field` is the displacement of an operand in memory.
 pub(super) fn is_displacement_of(
     i: &Instruction,
     fields: &ConstantOffsets,
     field: &Range<u64>,
-    is_relative: bool,
 ) -> bool {
-    i.memory_segment() == Register::GS
-        && i.mnemonic() != Mnemonic::Lea
-        && i.is_ip_rel_memory_operand() == is_relative
+    i.mnemonic() != Mnemonic::Lea
         && fields.displacement_size() == 4
         && i.ip() + fields.displacement_offset() as u64 == field.start
         && field.end - field.start == 4

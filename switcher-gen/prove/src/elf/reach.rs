@@ -149,8 +149,10 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, '_, 'data, R> {
             let is_used = match out.use_ {
                 _ if i.is_invalid() => false,
                 Use::Branch => is_distance_of(&i, &fields, &field),
-                Use::PerCpu { is_relative } => {
-                    per_cpu::is_displacement_of(&i, &fields, &field, is_relative)
+                Use::PerCpu { is_relative, is_wanted } => {
+                    let is_based = is_wanted && !is_relative && per_cpu::is_based(&i);
+                    (is_based || per_cpu::is_through_gs(&i, is_relative))
+                        && per_cpu::is_displacement_of(&i, &fields, &field)
                 }
                 Use::Nothing => false,
             };
