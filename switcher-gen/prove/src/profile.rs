@@ -220,18 +220,19 @@ impl Profile {
     #[must_use]
     pub fn with_windows(&self, target: Target, foreign: &Foreign) -> Target {
         let symbol = |name: &str| foreign.symbols.get(name).copied();
-        let ranges = self.unsafe_stack.iter().map(|range| match range {
-            Range::Between(start, end) => Some(Vec::from([symbol(start)?..symbol(end)?])),
+        // No range for what the code does not have and need not have.
+        let range = |range: &Range| match range {
+            Range::Between(start, end) => Some(Some(symbol(start)?..symbol(end)?)),
             // No other instruction begins within it.
-            Range::At(at) => symbol(at).map(|at| Vec::from([at..at.wrapping_add(1)])),
+            Range::At(at) => symbol(at).map(|at| Some(at..at.wrapping_add(1))),
             Range::SyscallCompat => {
                 Some(target.syscall_compat.map(|entry| entry..target.straight_end(entry)))
-                    .map(|range| range.into_iter().collect())
             }
-        });
-        match ranges.collect::<Option<Vec<_>>>() {
+        };
+        let ranges = self.unsafe_stack.iter().map(range).collect::<Option<Vec<_>>>();
+        match ranges {
             Some(ranges) if !ranges.is_empty() => {
-                target.with_window(Window::UnsafeStack, ranges.concat())
+                target.with_window(Window::UnsafeStack, ranges.into_iter().flatten().collect())
             }
             _ => target,
         }
