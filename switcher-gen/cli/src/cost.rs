@@ -10,7 +10,8 @@ use switcher_prove::cost;
 use switcher_prove::cost::PathCost;
 
 use crate::output::{self, Content, Failure, write};
-use crate::target::{Subject, TargetArgs};
+use crate::subject::Subject;
+use crate::target::TargetArgs;
 
 #[derive(clap::Args)]
 #[command(after_help = "\

@@ -10,7 +10,7 @@ use crate::foreign::ForeignArgs;
 use crate::names;
 use crate::outline;
 use crate::output::{self, Failure, conclude};
-use crate::target::Subject;
+use crate::subject::Subject;
 
 #[derive(clap::Args)]
 #[command(after_help = "\

@@ -8,7 +8,8 @@ use switcher_prove::{Obligation, Prover, Target};
 
 use crate::emit::number;
 use crate::output::{Failure, Format, conclude, json};
-use crate::target::{Subject, TargetArgs};
+use crate::subject::Subject;
+use crate::target::TargetArgs;
 
 #[derive(clap::Args)]
 #[command(after_help = concat!("\

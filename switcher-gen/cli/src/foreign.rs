@@ -19,7 +19,7 @@ use crate::data_place::DataPlace;
 use crate::emit::number;
 use crate::layout::Layout;
 use crate::output::Failure;
-use crate::target::Subject;
+use crate::subject::Subject;
 use crate::theirs;
 
 /// What others have assembled, and what has to be said of it. Its host is said by the command's
@@ -33,8 +33,9 @@ pub(crate) struct ForeignArgs {
     /// The layout of the PVCS that the code of `--elf` is for [default: the variant's]
     #[arg(long, value_name = "REVISION", value_enum, requires = "elf")]
     pvcs: Option<Pvcs>,
-    /// Where the code of `--elf` has the TSS, relative to GS base: a number, such as 0x6000, -0x40 or
-    /// an address that `nm` prints; or a symbol, such as cpu_tss_rw or cpu_tss_rw+0x80 [default: 0]
+    /// Where the code of `--elf` has the TSS, relative to GS base: a number, such as 0x6000, -0x40
+    /// or an address that `nm` prints; or a symbol, such as cpu_tss_rw or cpu_tss_rw+0x80
+    /// [default: 0]
     #[arg(
         long,
         value_name = "PLACE",
@@ -53,9 +54,9 @@ pub(crate) struct ForeignArgs {
     )]
     gs_tss_extra: Option<DataPlace>,
     /// Where the fields of the TSS, of the switcher's data and of the PVCS lie: DWARF or BTF of a
-    /// vmlinux, an object or a module, the kernel's asm-offsets.h, or TOML or JSON. May be repeated:
-    /// each file fills what those before it lack; `switcher offsets --from` shows what is read
-    /// [default: the profile's, or as ours]
+    /// vmlinux, an object or a module, the kernel's asm-offsets.h, or TOML or JSON. May be
+    /// repeated: each file fills what those before it lack; `switcher offsets --from` shows what is
+    /// read [default: the profile's, or as ours]
     #[arg(long, value_name = "FILE", requires = "elf")]
     layout: Vec<PathBuf>,
     /// What a struct is called in the files of `--layout`: tss_struct, tss, tss_extra or pvcs, and

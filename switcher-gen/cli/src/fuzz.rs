@@ -18,7 +18,8 @@ use crate::emit::number;
 use crate::interrupt::{self, Interrupted};
 use crate::output::{Failure, Format, conclude, json};
 use crate::parallel::{Jobs, note, progress};
-use crate::target::{Subject, TargetArgs};
+use crate::subject::Subject;
+use crate::target::TargetArgs;
 
 #[derive(clap::Args)]
 #[command(after_help = concat!("\

@@ -33,6 +33,7 @@ mod prove;
 mod redundancy;
 mod report;
 mod sarif;
+mod subject;
 mod target;
 mod theirs;
 mod tour;

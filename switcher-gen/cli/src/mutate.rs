@@ -17,7 +17,7 @@ use crate::interrupt::{self, Interrupted};
 use crate::names;
 use crate::output::{Failure, Format, conclude, json};
 use crate::parallel::{Jobs, note, progress};
-use crate::target::{Subject, Texts};
+use crate::subject::{Subject, Texts};
 
 #[derive(clap::Args)]
 #[command(after_help = concat!("\

@@ -8,7 +8,7 @@ use switcher_listing::{Listing, ListingOptions};
 use switcher_prove::{Counterexample, Lines, NoLines, SourceLine, Target};
 
 use crate::layout::Layout;
-use crate::target::{Subject, Texts};
+use crate::subject::{Subject, Texts};
 
 /// The places of a subject's code.
 pub(crate) struct Places<'a> {

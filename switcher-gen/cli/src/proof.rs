@@ -7,7 +7,7 @@ use switcher_prove::{
 };
 
 use crate::places::{Place, Places};
-use crate::target::Subject;
+use crate::subject::Subject;
 
 /// What became of one target.
 #[derive(Serialize)]

@@ -14,7 +14,8 @@ use crate::interrupt::{self, Interrupted};
 use crate::output::{Failure, conclude, json};
 use crate::parallel::{Jobs, note_on_terminal, progress};
 use crate::proof::Proof;
-use crate::target::{Subject, TargetArgs};
+use crate::subject::Subject;
+use crate::target::TargetArgs;
 use crate::verdict::Demands;
 use crate::{report, sarif};
 

@@ -12,7 +12,8 @@ use switcher_prove::{Shared, SharingProver, Verdict};
 use crate::interrupt::{self, Interrupted};
 use crate::output::{Failure, Format, conclude, json};
 use crate::parallel::{Jobs, note_on_terminal, progress};
-use crate::target::{Subject, TargetArgs};
+use crate::subject::Subject;
+use crate::target::TargetArgs;
 
 #[derive(clap::Args)]
 #[command(after_help = concat!("\

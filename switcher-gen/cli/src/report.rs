@@ -149,7 +149,7 @@ mod tests {
 
     use super::*;
     use crate::output::Failure;
-    use crate::target::Subject;
+    use crate::subject::Subject;
 
     const ALL: Demands = Demands { fail_on: Severity::Speed, require: Vec::new() };
 

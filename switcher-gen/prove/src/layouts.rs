@@ -1,5 +1,5 @@
-//! Where the fields of the switcher's data and of the PVCS lie: as in our structs, or as the structs
-//! of somebody else's kernel have them.
+//! Where the fields of the switcher's data and of the PVCS lie: as in our structs, or as the
+//! structs of somebody else's kernel have them.
 //!
 //! The specification knows a few fields of each by name. Whatever else such a struct holds is the
 //! host's or the guest's own: bytes of which nothing is known, and which nobody may change.
@@ -135,7 +135,7 @@ pub enum LayoutError {
         of: &'static str,
         /// The field.
         first: &'static str,
-        /// The other one.
+        /// The field that it overlaps.
         second: &'static str,
     },
     /// A field is not within the struct.

@@ -11,6 +11,9 @@
 //! | file | what it is for |
 //! |---|---|
 //! | `setting` | what a switcher is meant for: a variant, and what its host says of itself |
+//! | `layouts` | where the fields of structs lie, as in ours or as in somebody else's |
+//! | `contract` | what the code around a switcher guarantees |
+//! | `profile` | known kernels: names, layouts, contracts |
 //! | `target` | the code: an [`Image`](switcher_gen::Image), or anybody's; what lies around its instructions; what may not overlap |
 //! | `elf` | anybody's files, to targets |
 //! | `lines` | which line of which source an address of a file comes from |

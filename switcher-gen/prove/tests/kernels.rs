@@ -1,5 +1,6 @@
-//! Switchers in the shape of a kernel's build, judged as they are: the right one is proved under the
-//! contract of its profile, and each fault that was found in a public one is refuted for its reason.
+//! Switchers in the shape of a kernel's build, judged as they are: the right one is proved under
+//! the contract of its profile, and each fault that was found in a public one is refuted for its
+//! reason.
 
 mod gas;
 

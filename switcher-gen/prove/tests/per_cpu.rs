@@ -1,5 +1,6 @@
-//! Objects as a kernel's build makes them: the TSS and the switcher's data are in a per-CPU variable
-//! that another file defines, the IRETQ to a guest is another file's, and symbols have other names.
+//! Objects as a kernel's build makes them: the TSS and the switcher's data are in a per-CPU
+//! variable that another file defines, the IRETQ to a guest is another file's, and symbols have
+//! other names.
 
 mod gas;
 

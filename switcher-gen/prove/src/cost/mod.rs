@@ -15,8 +15,8 @@
 //! | `data_lines` | distinct lines that are loaded from or stored to, region by region |
 //! | `branches`, `branches_taken` | conditional jumps |
 //!
-//! An IRETQ is left out of `instructions` alone: it serialises, and loads its frame. So is a NOP: it
-//! lies in a line.
+//! An IRETQ is left out of `instructions` alone: it serialises, and loads its frame. So is a NOP:
+//! it lies in a line.
 //!
 //! A line has 64 bytes. How many are touched depends on where regions lie, and only this is
 //! **assumed** of that: the code is as aligned as in the target, the per-CPU block (GS base) to 64,

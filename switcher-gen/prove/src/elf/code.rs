@@ -6,11 +6,12 @@ use std::ops::Range;
 
 use object::elf::{R_X86_64_NONE, STT_GNU_IFUNC};
 
-use super::boot::overlay::Overlay;
 use super::error::ReadError;
 use super::file::{Contents, File, Of, Section, Symbol};
-use super::layout::{Layout, hosts};
+use super::labels::hosts;
+use super::layout::Layout;
 use super::leads::{Across, Leads, Out, To, Use};
+use super::overlay::Overlay;
 use super::per_cpu::{self, Variable, Variables};
 use super::places::{BASE, PlaceInFile, REACH};
 use super::relocation::{FAR, Form, Relocation};

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::boot::{Choice, Choices, Feature};
+use super::choice::{self, Choice, Choices};
 use super::error::ReadError;
+use super::features::Feature;
 use super::places::{BASE, PlaceInFile};
 use switcher_model::Features;
 
@@ -107,7 +108,7 @@ impl Foreign {
         if !self.choices.is_empty() {
             assumed.push(format!(
                 "the kernel has booted with {}: other bytes run otherwise",
-                super::boot::text(&self.choices)
+                choice::text(&self.choices)
             ));
         }
         assumed.extend(few(&self.unpatched, |(section, at)| {

@@ -5,9 +5,9 @@
 //! and code that has one of them as a number would have to know the hash of a file that it is in.
 
 use sha2::{Digest, Sha256};
-use switcher_gen::asm::HostSymbol;
 
 use super::file::{Contents, File};
+use super::labels::hosts;
 use super::places::{BASE, ELSEWHERE, REACH};
 use switcher_gen::asm::Label;
 
@@ -75,11 +75,6 @@ impl Layout {
         let index = hosts().position(|known| known == name)? as u64;
         Some(BASE - HOSTS - HOST * (index + 1) + self.number(1, index) % HOST)
     }
-}
-
-/// The names of the host's routines.
-pub(super) fn hosts() -> impl Iterator<Item = &'static str> {
-    HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS).map(|symbol| symbol.0)
 }
 
 /// The hash of a whole file.

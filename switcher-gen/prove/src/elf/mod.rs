@@ -5,6 +5,7 @@
 //! | `read` | the code of any object or linked file, for checking what others have written |
 //! | `request` | what is asked of a file: names that are not ours, and addresses of data |
 //! | `per_cpu` | what is reached through GS: data of which each CPU has a copy |
+//! | `data` | where that lies, by its names |
 //! | `foreign` | what is read of a file: its code as it lies in memory, and what is assumed of it |
 //! | `places` | where things lie, and how much of them there may be |
 //! | `error` | why it cannot be read |
@@ -13,6 +14,10 @@
 //! | `code` | its code byte by byte |
 //! | `layout` | where the parts of an object are taken to lie |
 //! | `leads` | what of an object's code leads out of its section, and may |
+//! | `labels` | the names that have a meaning |
+//! | `features` | Linux's numbers of features |
+//! | `choice` | what decides which bytes run, and is not in the file |
+//! | `overlay` | bytes that run instead of the file's |
 //! | `boot` | what Linux makes of the code when it boots |
 //! | `relocation` | what each kind of relocation changes |
 //! | `names` | what its symbols say |
@@ -31,12 +36,16 @@
 
 mod among;
 mod boot;
+mod choice;
 mod code;
+mod data;
 mod dynamic;
 mod error;
 mod exports;
+mod features;
 mod file;
 mod foreign;
+mod labels;
 mod layout;
 mod leads;
 mod lengths;
@@ -44,6 +53,7 @@ mod linker_error;
 mod loaded;
 mod names;
 mod notes;
+mod overlay;
 mod patched;
 mod per_cpu;
 mod places;
@@ -56,8 +66,9 @@ mod request;
 mod segments;
 mod words;
 
-pub use boot::{Choice, Choices, Feature, text as choices};
+pub use choice::{Choice, Choices, text as choices};
 pub use error::ReadError;
+pub use features::Feature;
 pub use foreign::{CodeSection, Foreign, Linkage};
 pub use linker_error::LinkerError;
 pub use places::PlaceInFile;

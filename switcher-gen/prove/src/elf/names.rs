@@ -10,7 +10,7 @@ use object::elf::{STT_FILE, STT_FUNC, STT_GNU_IFUNC, STT_SECTION, STT_TLS};
 use super::code::FileCode;
 use super::error::{ReadError, likeness};
 use super::file::{Contents, File, Of, Symbol, shown};
-use super::layout::hosts;
+use super::labels::{ENTRIES, hosts, ours};
 use super::linker_error::LinkerError;
 use super::places::LIMIT;
 use super::purpose;
@@ -49,18 +49,9 @@ pub(super) struct NamesFound {
     pub(super) pointers: Vec<u64>,
 }
 
-const ENTRIES: [Label; 4] =
-    [Label::EnterGuest, Label::ReturnFromGuest, Label::Syscall64, Label::SyscallCompat];
-const OTHERS: [Label; 5] =
-    [Label::Iretq, Label::EventStubs, Label::EventStubsEnd, Label::Routines, Label::RoutinesEnd];
 /// What two of these names bound.
 const BOUNDS: [[Label; 2]; 2] =
     [[Label::EventStubs, Label::EventStubsEnd], [Label::Routines, Label::RoutinesEnd]];
-
-/// All names that have a meaning.
-pub(super) fn ours() -> impl Iterator<Item = &'static str> {
-    ENTRIES.iter().chain(&OTHERS).map(|label| label.name()).chain(hosts())
-}
 
 /// Whether a file names any routine of a switcher.
 pub(super) fn has_entries<'data, R: Contents<'data>>(

@@ -5,13 +5,11 @@
 //! decides, so the variables of an object lie where a hash of the file says.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 
 use iced_x86::{ConstantOffsets, Instruction, Mnemonic, Register};
 
-use super::code::FileCode;
 use super::error::ReadError;
-use super::file::{Contents, Of, Section};
+use super::file::Section;
 use super::layout::Layout;
 use std::ops::Range;
 
@@ -59,13 +57,13 @@ impl Variables {
     }
 
     /// Where a variable lies that has a place.
-    fn known(&self, variable: &Variable) -> Option<u64> {
+    pub(super) fn known(&self, variable: &Variable) -> Option<u64> {
         let all = self.0.borrow();
         all.iter().find(|(known, _)| known == variable).map(|(_, place)| *place)
     }
 
     /// The variables that the object does not have.
-    fn undefined(&self) -> Vec<(String, u64)> {
+    pub(super) fn undefined(&self) -> Vec<(String, u64)> {
         let all = self.0.borrow();
         let undefined = all.iter().filter_map(|(variable, place)| match variable {
             Variable::Undefined(name) => Some((name.clone(), *place)),
@@ -107,44 +105,4 @@ pub(super) fn is_displacement_of(
         && fields.displacement_size() == 4
         && i.ip() + fields.displacement_offset() as u64 == field.start
         && field.end - field.start == 4
-}
-
-/// The addresses, relative to GS base, of the variables that the code refers to and of those that
-/// are wanted, by their names.
-pub(super) fn addresses<'data, R: Contents<'data>>(
-    code: &FileCode<'_, 'data, R>,
-) -> Result<BTreeMap<String, u64>, ReadError> {
-    let mut found: BTreeMap<String, u64> = code.variables.undefined().into_iter().collect();
-    let mut globals = BTreeMap::new();
-    for symbol in code.file.symbols() {
-        let symbol = symbol?;
-        let Ok(name) = std::str::from_utf8(symbol.name) else { continue };
-        if !code.file.request.wants(name) {
-            continue;
-        }
-        let address = match symbol.of {
-            Of::Section(section) if code.file.is_object() => {
-                let start = code.variables.known(&Variable::Section(section));
-                start.map(|start| start.wrapping_add(symbol.value))
-            }
-            Of::Section(_) | Of::Absolute => Some(symbol.value),
-            Of::Undefined | Of::Common | Of::Other => None,
-        };
-        let Some(address) = address else { continue };
-        // Other files see the global one of several.
-        let is_global = !symbol.is_local();
-        match globals.insert(name.to_owned(), is_global) {
-            Some(true) if !is_global => {
-                globals.insert(name.to_owned(), true);
-                continue;
-            }
-            Some(before) if before == is_global && found.get(name) != Some(&address) => {
-                let at = found.get(name).copied().into_iter().chain([address]).collect();
-                return Err(ReadError::Ambiguous { symbol: symbol.text(), at });
-            }
-            _ => {}
-        }
-        found.insert(name.to_owned(), address);
-    }
-    Ok(found)
 }

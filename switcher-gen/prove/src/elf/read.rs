@@ -13,17 +13,19 @@ use object::elf::{
 use object::read::ReadCache;
 use object::read::elf::SectionHeader;
 
-use super::boot::{self, Boot, Choice, Choices};
+use super::boot::Boot;
+use super::choice::{self, Choice, Choices};
 use super::code::{Area, FileCode};
+use super::data;
 use super::dynamic::Loaded;
 use super::error::ReadError;
 use super::file::{Contents, E, File, OnDisk};
 use super::foreign::{CodeSection, Foreign, Linkage, few};
-use super::layout::{Layout, hosts};
+use super::labels::hosts;
+use super::layout::Layout;
 use super::leads::Across;
 use super::linker_error::LinkerError;
 use super::names::{self, Names};
-use super::per_cpu;
 use super::places::{LIMIT, PlaceInFile};
 use super::purpose::{self, Kept, Told};
 use super::reached::Reached;
@@ -83,7 +85,7 @@ fn only(mut images: Vec<Foreign>) -> Result<Foreign, ReadError> {
     match (images.pop(), images.pop()) {
         (Some(image), None) => Ok(image),
         (Some(one), Some(other)) => {
-            let images = [one, other].map(|image| boot::text(&image.choices));
+            let images = [one, other].map(|image| choice::text(&image.choices));
             Err(ReadError::Open { images })
         }
         (None, _) => Err(ReadError::NoCode),
@@ -159,7 +161,7 @@ fn combinations<'data, R: Contents<'data>>(
             }
         }
         if images.len() + ahead.len() > MOST {
-            return Err(ReadError::Combinations { most: MOST, boot: boot::text(&made) });
+            return Err(ReadError::Combinations { most: MOST, boot: choice::text(&made) });
         }
     }
     Ok(images)
@@ -276,7 +278,7 @@ fn switcher<'data, R: Contents<'data>>(
             file.request.theirs(Label::Iretq.name())
         ));
     }
-    let data = per_cpu::addresses(code)?;
+    let data = data::addresses(code)?;
     if !code.variables.is_empty() {
         taken.push(String::from(
             "whoever links the object has each CPU's copy of a per-CPU variable at GS base and the \

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use switcher_gen::Variant;
 use switcher_gen::arch::PagingMode;
 
-use super::boot::{Choice, Choices, Feature};
+use super::choice::{Choice, Choices};
 use super::error::likeness;
-use super::names;
+use super::features::Feature;
+use super::labels;
 
 /// What is asked of a file. Nothing, as a rule: the symbols have our names.
 ///
@@ -59,8 +60,8 @@ impl Request {
     /// # Errors
     /// If no symbol of ours has that name, or if one of the two names is taken.
     pub fn with_symbol(mut self, ours: &str, theirs: &str) -> Result<Self, RequestError> {
-        let Some(ours) = names::ours().find(|name| *name == ours) else {
-            let mut known: Vec<_> = names::ours().collect();
+        let Some(ours) = labels::ours().find(|name| *name == ours) else {
+            let mut known: Vec<_> = labels::ours().collect();
             known.sort_by_key(|name| std::cmp::Reverse(likeness(name, ours)));
             return Err(RequestError::Unknown { name: ours.into(), known });
         };

@@ -1,39 +1,32 @@
-//! What Linux makes of its code when it boots, from the tables that it keeps for that: alternatives,
-//! returns, landing pads and static branches.
+//! What Linux makes of its code when it boots, from the tables that it keeps for that:
+//! alternatives, returns, landing pads and static branches.
 //!
 //! | file | purpose |
 //! |---|---|
-//! | `features` | Linux's numbers of features |
-//! | `choice` | what decides which bytes run |
 //! | `tables` | the tables as they are in a file |
 //! | `alternatives` | the table of alternatives |
 //! | `sites` | the tables of returns, landing pads and static branches |
-//! | `overlay` | the bytes that are put over those of the file |
 //! | `replacement` | the code of an alternative, moved to where it runs |
 //!
-//! A verdict is about what runs. So each combination of choices that the reached code depends on is
-//! made and judged by itself. A table that cannot be read entry by entry is none of these: what it
-//! names is refused, like what any other table names that changes code. So is a place that an entry
-//! changes in a way that is not known here, where the code reaches it.
+//! A verdict is about what runs. So each combination of choices that the reached code depends on
+//! is made and judged by itself. What a table names that cannot be read entry by entry is refused, like
+//! what any other table names that changes code. So is a place that an entry changes in a way that
+//! is not known here, where the code reaches it.
 
 mod alternatives;
-mod choice;
-mod features;
-pub(super) mod overlay;
 mod replacement;
 mod sites;
 mod tables;
 
-pub use choice::{Choice, Choices, text};
-pub use features::Feature;
-
 use std::collections::HashSet;
 use std::ops::Range;
 
+use super::choice::{Choice, Choices};
 use super::code::FileCode;
 use super::error::ReadError;
+use super::features::Feature;
 use super::file::Contents;
-use overlay::{Overlay, Piece};
+use super::overlay::{Overlay, Piece};
 use replacement::Corrected;
 use tables::Table;
 

@@ -1,5 +1,5 @@
-//! The code of an alternative, moved to where it runs: distances to what lies elsewhere are corrected
-//! by how far it was moved, as Linux does.
+//! The code of an alternative, moved to where it runs: distances to what lies elsewhere are
+//! corrected by how far it was moved, as Linux does.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use super::super::code::FileCode;
 use super::super::error::ReadError;
 use super::super::file::Contents;
 use super::super::leads::Use;
-use super::overlay::Piece;
+use super::super::overlay::Piece;
 use super::{nops, plain};
 
 /// Which distances Linux corrects when it moves code.

@@ -1,5 +1,5 @@
-//! Linux's tables of what is patched at boot, as they are in a file: of each entry the places that it
-//! names, with the linker's work done.
+//! Linux's tables of what is patched at boot, as they are in a file: of each entry the places that
+//! it names, with the linker's work done.
 //!
 //! Fields that name places are distances of 32 bits from themselves. In an object each has a
 //! relocation, and in a linked file its value.

@@ -1,5 +1,6 @@
-//! Linux's numbers of CPU features: a word of 32 bits and a bit in it. Words that hold a leaf of CPUID
-//! keep their bits in every version; others are Linux's own, and mean something else in the next one.
+//! Linux's numbers of CPU features: a word of 32 bits and a bit in it. Words that hold a leaf of
+//! CPUID keep their bits in every version; others are Linux's own, and mean something else in the
+//! next one.
 
 use std::fmt;
 use std::str::FromStr;
