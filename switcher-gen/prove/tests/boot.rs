@@ -40,6 +40,7 @@ fn verdicts(object: &[u8], name: &str) -> Vec<(String, Option<&'static str>)> {
             let verdict = match Prover::default().prove(&target(image, &variant)) {
                 Verdict::Proved(_) => None,
                 Verdict::Refuted(found) => Some(found.obligation.name),
+                Verdict::Unsupported(_) => Some("no code"),
                 other => panic!("{other:?}"),
             };
             (elf::choices(&image.choices), verdict)
@@ -286,4 +287,138 @@ fn more_ways_to_boot_than_can_be_judged_are_refused_with_a_way_out() {
     let fewer =
         (2..7).fold(request, |request: Request, bit| request.with_choice(choices(bit), false));
     assert_eq!(elf::images(&object, fewer).unwrap().len(), 4);
+}
+
+/// Two images of the same bytes are two, if the CPUs differ that they run on.
+#[test]
+fn the_same_bytes_on_another_cpu_are_another_image() {
+    let first = alternative("", "clac", "7 * 32 + 11", 0);
+    let second = "\t.pushsection .altinstructions, \"a\"\n\t.long 881b - ., 883b - .\n\
+         \t.short 9 * 32 + 20, 0\n\t.byte 885b - 881b, 884b - 883b\n\t.popsection\n";
+    let all = verdicts(&at_exit(&(first + second)), "intel-4level");
+    let wrong: Vec<_> = all.iter().filter(|(_, broken)| *broken == Some("exists")).collect();
+    assert!(matches!(wrong[..], [(choices, _)] if choices == "7*32+11=on, smap=off"), "{all:?}");
+}
+
+/// Before 6.3, Linux corrects the distance of a call and of a jump that comes first, and no other.
+#[test]
+fn old_versions_correct_few_distances() {
+    let old = |new: &str| {
+        let own = alternative("nop", new, "7 * 32 + 11", 0);
+        at_exit(&(own.replace("\t.short 7 * 32 + 11, 0\n", "\t.short 7 * 32 + 11\n") + "777:\n"))
+    };
+    let jump = verdicts(&old(".byte 0xe9; .long 777f - . - 4"), "intel-4level");
+    assert!(jump.len() == 2 && jump.iter().all(|(_, broken)| broken.is_none()), "{jump:?}");
+    for wrong in
+        ["cmpq $0, %gs:cpu_tss_rw + HOST_RSP(%rip)", ".byte 0x0f, 0x84; .long 777f - . - 4"]
+    {
+        let request = profile().request().on(&variant("intel-4level"));
+        let error = elf::images(&old(wrong), request).unwrap_err();
+        assert!(error.to_string().contains("does not correct"), "{wrong}: {error}");
+    }
+}
+
+/// Returns come first, then alternatives, then landing pads that are still there.
+#[test]
+fn what_is_patched_last_runs() {
+    let stuck = "cmp %rax, %rax\n\tjne .";
+    let over = gas::replaced(
+        KERNEL,
+        &[(
+            "771:\tjmp\t__x86_return_thunk\n",
+            &alternative("jmp __x86_return_thunk", stuck, "7 * 32 + 11", 0).replacen(
+                "881:",
+                "881:\n771:",
+                1,
+            ),
+        )],
+    );
+    let object = gas::assemble(&over, &[("THUNKS", 1)]);
+    let variant = variant("intel-4level");
+    let images = images(&object, &variant);
+    assert_eq!(images.len(), 2);
+    for image in images {
+        let is_on = image.choices[&Choice::Feature("7*32+11".parse().unwrap())];
+        let verdict = Prover::default().prove(&target(&image, &variant));
+        assert_eq!(matches!(verdict, Verdict::Proved(_)), !is_on, "{verdict:?}");
+    }
+}
+
+#[test]
+fn a_jump_that_leads_elsewhere_is_no_return() {
+    let source = gas::replaced(
+        KERNEL,
+        &[(
+            "\tjmp\t__x86_return_thunk\n",
+            "\tjmp\tentry_SYSCALL_compat_switcher\n\t.skip 3, 0xCC\n",
+        )],
+    );
+    let object = gas::assemble(&source, &[("THUNKS", 1)]);
+    for file in [&object, &linked(&object)] {
+        let all = verdicts(file, "intel-4level");
+        assert!(matches!(&all[..], [(_, Some(_))]), "{all:?}");
+    }
+}
+
+#[test]
+fn nops_become_fewer() {
+    // A jump to the middle of what is one NOP then.
+    let middle = at_exit(&format!(
+        "\tjmp 999f\n{}",
+        alternative(".skip 4, 0x90; 999: .skip 4, 0x90", "clac", "9 * 32 + 20", 0)
+    ));
+    let all = verdicts(&middle, "intel-4level");
+    assert!(
+        all.iter().any(|(choices, broken)| choices == "smap=off" && broken.is_some()),
+        "{all:?}"
+    );
+}
+
+/// What is not known of an entry counts where the code reaches its place.
+#[test]
+fn an_entry_of_an_unknown_kind_counts_where_it_is_reached() {
+    let unknown = alternative("nop", "nop", "7 * 32 + 11", 2);
+    let elsewhere = format!("\t.pushsection .text, \"ax\"\n\tret\n{unknown}\t.popsection\n");
+    let both = elsewhere + &alternative("", "clac", "9 * 32 + 20", 0).replace("88", "87");
+    let all = verdicts(&at_exit(&both), "intel-4level");
+    assert!(all.len() == 2 && all.iter().all(|(_, broken)| broken.is_none()), "{all:?}");
+    let request = profile().request().on(&variant("intel-4level"));
+    let error = elf::images(&at_exit(&unknown), request).unwrap_err();
+    assert!(error.to_string().contains("not modelled"), "{error}");
+}
+
+/// Linux takes the longest of several entries about one place.
+#[test]
+fn the_longest_entry_says_how_much_of_a_place_there_is() {
+    let first = alternative("nop; nop; nop; nop; nop; nop", "clac", "9 * 32 + 20", 0);
+    let second = "\t.pushsection .altinstructions, \"a\"\n\t.long 881b - ., 893f - .\n\
+         \t.short 7 * 32 + 11, 0\n\t.byte 3, 894f - 893f\n\t.popsection\n\
+         \t.pushsection .altinstr_replacement, \"ax\"\n893:\tcld\n894:\n\t.popsection\n";
+    let all = verdicts(&at_exit(&(first + second)), "intel-4level");
+    assert!(all.len() == 4 && all.iter().all(|(_, broken)| broken.is_none()), "{all:?}");
+}
+
+#[test]
+fn a_number_of_a_table_that_is_relocated_is_not_read() {
+    let own = alternative("", "clac", "9 * 32 + 20", 0)
+        .replace("\t.short 9 * 32 + 20, 0\n", "\t.short 9 * 32 + 20, other\n");
+    let request = profile().request().on(&variant("intel-4level"));
+    let error = elf::images(&at_exit(&own), request).unwrap_err();
+    assert!(matches!(&error, ReadError::Patched { .. }), "{error}");
+}
+
+/// The verdict says which bytes it is about.
+#[test]
+fn what_was_chosen_is_said() {
+    let variant = variant("intel-4level");
+    for (symbols, part) in
+        [([("THUNKS", 1)], "return-thunk=off"), ([("ALTERNATIVES", 1)], "la57=off")]
+    {
+        let images = images(&with(&symbols), &variant);
+        let assumed = target(&images[0], &variant).assumed;
+        assert!(assumed.iter().any(|text| text.contains(part)), "{assumed:?}");
+    }
+    let request = profile().request().with_choice(Choice::Branch("nowhere".into()), true);
+    let error = elf::images(&with(&[]), request).unwrap_err();
+    assert!(error.to_string().contains("branch@nowhere"), "{error}");
 }

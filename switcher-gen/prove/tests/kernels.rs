@@ -167,3 +167,24 @@ fn a_round_trip_costs_what_it_executes_without_padding() {
     );
     assert_eq!(cost(&padded), [Some(37), Some(52)]);
 }
+
+/// The window of the answer to a 32-bit SYSCALL ends with its first jump, wherever that leads.
+#[test]
+fn a_window_does_not_reach_where_code_does() {
+    let early = gas::replaced(
+        KERNEL,
+        &[
+            ("entry_SYSCALL_64_switcher_safe_stack:\n", ""),
+            (
+                "\tto_v\tmov, %rsp, SP2\n",
+                "entry_SYSCALL_64_switcher_safe_stack:\n\tto_v\tmov, %rsp, SP2\n",
+            ),
+            (
+                "\tmov\t$-38, %eax\n",
+                "\tmov\t$-38, %eax\n\ttest\t%eax, %eax\n\tjz\tentry_SYSCALL_64_switcher_safe_stack\n",
+            ),
+        ],
+    );
+    let found = findings(&target(&gas::assemble(&early, &[])));
+    assert!(found.contains(&("syscall_64", "window-unsafe-stack")), "{found:?}");
+}

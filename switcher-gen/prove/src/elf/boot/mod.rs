@@ -9,9 +9,9 @@
 //! | `replacement` | the code of an alternative, moved to where it runs |
 //!
 //! A verdict is about what runs. So each combination of choices that the reached code depends on
-//! is made and judged by itself. What a table names that cannot be read entry by entry is refused, like
-//! what any other table names that changes code. So is a place that an entry changes in a way that
-//! is not known here, where the code reaches it.
+//! is made and judged by itself. What a table names that cannot be read entry by entry is refused,
+//! like what any other table names that changes code. So is a place that an entry changes in a way
+//! that is not known here, where the code reaches it.
 
 mod alternatives;
 mod replacement;
