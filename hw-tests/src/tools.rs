@@ -43,6 +43,13 @@ pub const MMDEBSTRAP: Tool = Tool { what: "mmdebstrap", packages: &["mmdebstrap"
 /// The program that runs another in such a root.
 pub const CHROOT: Tool = Tool { what: "/usr/sbin/chroot", packages: &["coreutils"] };
 
+/// What checks the objects of a Linux kernel, with the headers of that kernel. Another release of
+/// Debian's has another version.
+pub const OBJTOOL: Tool = Tool {
+    what: "/usr/lib/linux-kbuild-6.1/tools/objtool/objtool",
+    packages: &["linux-kbuild-6.1", "linux-headers-amd64"],
+};
+
 /// The tools with which an ISO is made.
 pub const ISO: &[Tool] = &[GRUB_MKRESCUE, GRUB_PC, XORRISO, MTOOLS];
 

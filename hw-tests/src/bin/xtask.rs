@@ -365,11 +365,27 @@ fn checks(summary: &mut Summary) -> Result<()> {
         step(summary, name, command)?;
     }
     summary.0.push(dependencies()?);
+    summary.0.push(kernel_tools());
     let mut all = workspace::cargo();
     // All tests are run, also after one has failed.
     all.args(["test", "--workspace", "--no-fail-fast"]);
     tests(summary, &mut all)?;
     fuzz_targets(summary, FUZZING)
+}
+
+/// The tools of a kernel's build, with which the objects for kernels are checked. They are of one
+/// release of Debian's: where that is another, the test of them says so, and so does the summary.
+fn kernel_tools() -> Row {
+    let started = Instant::now();
+    match install(&[tools::OBJTOOL]) {
+        Ok(()) => {
+            row("objtool", (1, 0), started.elapsed(), "objects for kernels are checked by it")
+        }
+        Err(_) => {
+            let note = "linux-kbuild-6.1 is not here; objects for kernels are proved, and no more";
+            row("objtool", (0, 0), started.elapsed(), note)
+        }
+    }
 }
 
 /// The version of cargo-deny that deny.toml was written for.

@@ -42,8 +42,9 @@ of the host or its secrets; guest, a guest sees or gets something wrong; contrac
 the host's code may rely on; speed, it is right and takes longer than it must. The gravest comes
 first and decides the exit code. `--fail-on` lets the less grave ones pass.
 
-What is not judged is said, by area: routines, compat (the 32-bit SYSCALL), windows, events,
-iretq-frame. `--require` makes a failure of it.
+What is not judged is said, by area: routines, compat (the 32-bit SYSCALL), windows (where the host's
+handlers take RSP for the guest's), root-window (where they take the root for a guest's), events,
+iretq-frame, iretq-fault. `--require` makes a failure of it.
 
 A certificate on record means that certificates.txt has the image's fingerprint: whoever maps
 code consults it.

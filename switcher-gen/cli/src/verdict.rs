@@ -13,8 +13,8 @@ pub(crate) struct Demands {
     /// gravest first
     #[arg(long, value_name = "SEVERITY", default_value = "speed")]
     pub(crate) fail_on: Severity,
-    /// Fail with exit code 3 if an area is not judged: routines, compat, windows, events,
-    /// iretq-frame
+    /// Fail with exit code 3 if an area is not judged: routines, compat, windows, root-window,
+    /// events, iretq-frame, iretq-fault
     #[arg(long, value_name = "AREA,...", value_delimiter = ',')]
     pub(crate) require: Vec<Area>,
 }

@@ -11,8 +11,11 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
+#[path = "../../prove/tests/gas/mod.rs"]
+mod gas;
 #[path = "../../../hw-tests/tests/tree/mod.rs"]
 mod tree;
+
 use tree::{commands, files, has_extension, prose, read, root};
 
 /// Words that stand for something of the reader's, and what is read in their place.
@@ -45,6 +48,8 @@ fn folder() -> TempDir {
     let emitted = switcher(&emit.map(str::to_owned), folder.path());
     assert!(emitted.status.success(), "{}", String::from_utf8_lossy(&emitted.stderr));
     let path = |name| folder.path().join(name);
+    let assembled = gas::assemble(include_str!("../../prove/tests/gas/kernel.S"), &[]);
+    std::fs::write(path("entry_64_switcher.o"), assembled).unwrap();
     std::fs::write(path("kernel.c"), KERNEL).unwrap();
     std::fs::write(path("asm-offsets.h"), "#define TSS_EX_host_rsp 112\n").unwrap();
     let compile = ["-g", "-c", "-o", "vmlinux", "kernel.c"];

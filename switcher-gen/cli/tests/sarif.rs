@@ -135,7 +135,7 @@ fn a_proved_target_has_rules_and_no_results() {
     let run = &log["runs"][0];
     assert_eq!(run["tool"]["driver"]["rules"].as_array().unwrap().len(), Obligation::ALL.len());
     assert_eq!(run["invocations"][0]["executionSuccessful"], true);
-    assert_eq!(notifications(&log, "not-judged").len(), 3);
+    assert_eq!(notifications(&log, "not-judged").len(), 4);
     let uri = run["artifacts"][0]["location"]["uri"].as_str().unwrap();
     assert_eq!(uri, format!("file://{}", elf.path()));
     let ours = sarif(0, &["prove", "--variant", "intel-4level"]);

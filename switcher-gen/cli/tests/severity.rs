@@ -114,7 +114,7 @@ fn an_area_that_is_required_and_not_judged_fails_and_says_how_to_give_it() {
     for (require, missing) in [
         ("events", "`switcher_event_stubs` and `switcher_event_stubs_end` around 256 entries"),
         ("iretq-frame", "give the code its event entries"),
-        ("windows", "there is no way to tell them of a file yet"),
+        ("windows", "--window unsafe-stack="),
         ("routines,compat,events", "`switcher_event_stubs`"),
     ] {
         let (text, stderr) = ends(3, &elf.args(&["prove", "--require", require]));
@@ -126,10 +126,13 @@ fn an_area_that_is_required_and_not_judged_fails_and_says_how_to_give_it() {
     }
     ends(0, &elf.args(&["prove", "--require", "routines,compat"]));
     // Ours have all of it.
-    let all = "routines,compat,windows,events,iretq-frame";
+    let all = "routines,compat,windows,root-window,events,iretq-frame,iretq-fault";
     ends(0, &["prove", "--variant", "intel-4level", "--require", all]);
     let (_, stderr) = ends(2, &elf.args(&["prove", "--require", "nmis"]));
-    assert!(stderr.contains("routines, compat, windows, events, iretq-frame"), "{stderr}");
+    assert!(
+        stderr.contains("routines, compat, windows, root-window, events, iretq-frame, iretq-fault"),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -148,8 +151,8 @@ fn a_missing_symbol_is_an_area_of_the_json() {
     let report = json(&text);
     let not_judged = report["targets"][0]["not_judged"].as_array().unwrap();
     let areas: Vec<_> = not_judged.iter().map(|it| it["area"].as_str().unwrap()).collect();
-    assert_eq!(areas, ["windows", "compat", "events", "iretq-frame"]);
-    let compat = &not_judged[1];
+    assert_eq!(areas, ["windows", "root-window", "compat", "events", "iretq-frame"]);
+    let compat = &not_judged[2];
     assert_eq!(compat["rows"][0]["row"], 17);
     assert!(compat["how"].as_str().unwrap().contains("CSTAR"), "{compat}");
     assert_eq!(report["missing"].as_array().unwrap().len(), 1);
