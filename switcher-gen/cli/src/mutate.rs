@@ -12,21 +12,21 @@ use switcher_prove::mutate;
 use switcher_prove::mutate::{Fate, Mutant};
 use switcher_prove::{Obligation, Prove as _, Shared, SharingProver, Verdict};
 
-use crate::host;
 use crate::interrupt::{self, Interrupted};
-use crate::names;
 use crate::output::{Failure, Format, conclude, json};
 use crate::parallel::{Jobs, note, progress};
 use crate::subject::{Subject, Texts};
+use crate::target::TargetArgs;
 
 #[derive(clap::Args)]
 #[command(after_help = concat!("\
 Examples:
   switcher mutate --variant intel-4level
   switcher mutate --all --every 50              a sample
+  switcher mutate --elf theirs.o --variant intel-4level --every 50
   switcher mutate --all --json > mutants.json
 
-A mutant is a variant with one change: an instruction deleted, doubled, swapped with the next,
+A mutant is a variant, or the code of a file, with one change: an instruction deleted, doubled, swapped with the next,
 another condition, constant, displacement, size or register, one more prefix, an instruction
 that not every CPU has, a jump to elsewhere, or a store of the host's in front of a store. It is proved like any code. Killed is one that an obligation refutes; refused, one that no theorem can
 be about, such as a jump out of the code; equivalent, one that is proved, and proved to leave
@@ -47,11 +47,10 @@ its `title`, and `mutants`; `refused`, how many. Fields may be added.
 
 ", exit_codes!()))]
 pub(crate) struct Args {
-    /// Which variant [default: the one for this host; intel-4level if there is none]
-    #[arg(long, value_name = "NAME", value_parser = names::variant)]
-    variant: Option<Variant>,
+    #[command(flatten)]
+    target: TargetArgs,
     /// Every variant
-    #[arg(long, conflicts_with = "variant")]
+    #[arg(long, conflicts_with_all = ["variant", "elf"])]
     all: bool,
     /// Only every Nth mutant: a sample
     #[arg(long, value_name = "N", default_value = "1")]
@@ -104,19 +103,19 @@ struct Change {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let variants: Vec<Variant> = match args.all {
-        true => Variant::unmitigated().collect(),
-        false => {
-            let variant = args.variant.or_else(host::variant_if_known);
-            vec![variant.unwrap_or(Variant::REFERENCE)]
+    let variants: Vec<Subject> = match args.all {
+        true => {
+            let all = Variant::unmitigated().map(|variant| Subject::of_variant(&variant));
+            all.collect::<Result<_, _>>()?
         }
+        false => vec![args.target.subject()?],
     };
     let start = Instant::now();
     interrupt::listen();
     let surveys: Vec<Survey> = variants
         .iter()
         .take_while(|_| !interrupt::requested())
-        .map(|variant| survey(&Subject::of_variant(variant)?, args.every.get(), &args.jobs))
+        .map(|subject| survey(subject, args.every.get(), &args.jobs))
         .collect::<Result<_, _>>()?;
     let whole = surveys.iter().filter(|survey| survey.interrupted.is_none()).count();
     let interrupted = Interrupted::new(whole as u64, variants.len() as u64);
@@ -164,7 +163,14 @@ fn survey(subject: &Subject, every: usize, jobs: &Jobs) -> Result<Survey, Failur
     let shared = Arc::<Shared>::default();
     let proved = SharingProver::new(&shared).prove(target);
     if !matches!(proved, Verdict::Proved(_)) {
-        let hint = format!("{name} itself is not proved: see `switcher prove --variant {name}`");
+        let hint = match subject.image {
+            Some(_) => {
+                format!("{name} itself is not proved: see `switcher prove --variant {name}`")
+            }
+            None => {
+                format!("{name} itself is not proved: see `switcher prove` with these arguments")
+            }
+        };
         return Err(Failure::Failed(hint));
     }
     let all = mutate::mutants(target);

@@ -230,3 +230,20 @@ fn the_profiles_are_shown_with_every_clause() {
     assert_eq!(json[0]["clauses"].as_array().unwrap().len(), 0);
     assert!(ends(2, &["profiles", "other"]).contains("linux-pvm-2024"));
 }
+
+/// The proofs object to changes of anybody's code as they do to changes of ours.
+#[test]
+fn a_kernels_switcher_is_broken_on_purpose() {
+    let files = Files::new();
+    let object = files.kernel("kernel.o", &[]);
+    let mutate = |code, file: &str| {
+        let all = ["mutate", "--elf", file, "--variant", "intel-4level", "--every", "97"];
+        ends(code, &[&all[..], &["--profile", "linux-pvm-2024"]].concat())
+    };
+    let text = mutate(0, &object);
+    let killed = text.lines().find(|line| line.trim_start().starts_with("killed ")).unwrap();
+    let killed: usize = killed.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(killed > 30 && text.contains("holes           0"), "{text}");
+    let broken = files.kernel("broken.o", &[("BROKEN", 3)]);
+    assert!(mutate(1, &broken).contains("itself is not proved"));
+}

@@ -154,11 +154,12 @@ impl Program {
         self.is_fixed
     }
 
-    /// Other bytes, at `base`, of code that is like this in everything else.
+    /// Other bytes, as of [`of_pieces`](Self::of_pieces), of code that is like this in everything
+    /// else.
     #[must_use]
-    pub fn with_bytes(&self, base: u64, bytes: Vec<u8>) -> Self {
+    pub fn with_pieces(&self, base: u64, pieces: impl IntoIterator<Item = (u64, Vec<u8>)>) -> Self {
         let Self { is_fixed, has_linked_gs, .. } = *self;
-        Self { base, is_fixed, has_linked_gs, pieces: vec![Piece::new(base, bytes)] }
+        Self { is_fixed, has_linked_gs, ..Self::of_pieces(base, pieces) }
     }
 
     /// What is known of the code at `base`: these bytes at these addresses, of which none overlap.

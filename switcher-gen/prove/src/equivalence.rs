@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use crate::bad_code::BadCode;
+use crate::contract::Clauses;
 use crate::entry::{Entry, EntryPoints};
 use crate::goal::{Goal, Goals};
 use crate::layouts::ExtraField;
@@ -64,7 +65,11 @@ pub(crate) fn compare_runs<D: Domain>(
     goals.add(obligation::KIND, d.bit(same_end), "kind of end");
     let same = obligation::UNCHANGED;
     let (a, b) = (&world.machine, &second.machine);
-    for register in Gpr::ALL {
+    // What the contract lets host code find there, nobody compares.
+    let is_any = |register| {
+        register == Gpr::Rdi && matches!(end, End::Host) && world.setting.promises(Clauses::ANY_RDI)
+    };
+    for register in Gpr::ALL.into_iter().filter(|register| !is_any(*register)) {
         goals.equal(d, same, register.name(), a.get(register), b.get(register));
     }
     let flags = |m: &Machine<D>| {
@@ -72,7 +77,8 @@ pub(crate) fn compare_runs<D: Domain>(
         if in_guest { flags } else { d.mask(flags, !ARITHMETIC) }
     };
     // In the host, SS may be null or not, but for AMD.
-    let has_ss = !matches!(end, End::Host) || world.model.vendor == Vendor::Amd;
+    let has_ss = !matches!(end, End::Host)
+        || world.model.vendor == Vendor::Amd && !world.setting.promises(Clauses::ANY_SS);
     let others = |m: &Machine<D>| {
         [
             ("RIP", m.rip),

@@ -17,14 +17,21 @@ impl Listing {
         shift: Option<(u64, u64)>,
     ) -> Option<Target> {
         let base = self.target.program.base();
-        let (mut bytes, mut moved) = (Vec::new(), HashMap::new());
+        let (mut pieces, mut moved) = (Vec::from([(base, Vec::new())]), HashMap::new());
         for block in self.encode(instructions, shift)? {
-            bytes.resize((block.rip - base) as usize, FILLER);
-            bytes.extend(block.bytes);
+            extend(&mut pieces, block.rip);
+            if let Some((_, bytes)) = pieces.last_mut() {
+                bytes.extend(block.bytes);
+            }
             moved.extend(block.places);
         }
-        bytes.resize(bytes.len().max((self.target.program.end() - base) as usize), FILLER);
-        let end = base + bytes.len() as u64;
+        // The end of a piece may be filler.
+        let last = self.target.program.end();
+        let after = |(start, bytes): &(u64, Vec<u8>)| *start + bytes.len() as u64;
+        if pieces.last().is_some_and(|piece| (after(piece)..=after(piece) + GAP).contains(&last)) {
+            extend(&mut pieces, last);
+        }
+        let end = pieces.last().map_or(base, after);
         let place = |old: u64| moved.get(&old).copied();
         // A window ends after an instruction.
         let boundary = |old: u64| {
@@ -44,7 +51,7 @@ impl Listing {
             gates.iter().filter_map(moved).collect()
         });
         Some(Target {
-            program: target.program.with_bytes(base, bytes),
+            program: target.program.with_pieces(base, pieces),
             enter_guest: place(target.enter_guest)?,
             return_from_guest: place(target.return_from_guest)?,
             syscall_64: place(target.syscall_64)?,
@@ -65,6 +72,18 @@ impl Listing {
 
 /// What lies between blocks: INT3.
 const FILLER: u8 = 0xCC;
+/// How many bytes between blocks are filler. What is further away is another piece.
+const GAP: u64 = 1 << 16;
+
+/// Goes on at `to`, which is after all pieces: in the last one, or in one of its own.
+fn extend(pieces: &mut Vec<(u64, Vec<u8>)>, to: u64) {
+    match pieces.last_mut() {
+        Some((start, bytes)) if to - *start - bytes.len() as u64 <= GAP => {
+            bytes.resize((to - *start) as usize, FILLER);
+        }
+        _ => pieces.push((to, Vec::new())),
+    }
+}
 
 /// Instructions without filler between them, assembled.
 struct Block {

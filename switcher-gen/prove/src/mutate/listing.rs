@@ -252,7 +252,10 @@ impl Listing {
     /// Other displacements: a little off, each bit flipped, and the other fields of the struct.
     fn displacements(&self, original: &Instruction) -> Vec<Instruction> {
         if original.is_ip_rel_memory_operand() {
-            return self.rip_relative(original);
+            return match self.target.program.linked_gs(original) {
+                Some(address) => self.linked(original, address),
+                None => self.rip_relative(original),
+            };
         }
         let Some(operand) = memory_operand(original) else { return Vec::new() };
         let old = operand.displacement;
@@ -303,6 +306,22 @@ impl Listing {
                 changed
             })
             .collect()
+    }
+
+    /// Other per-CPU data, of an operand whose address is a number although it counts from RIP.
+    fn linked(&self, original: &Instruction, address: u64) -> Vec<Instruction> {
+        let old = address.cast_signed();
+        let mut others: Vec<_> = [-8, -1, 1, 8].map(|by| old.wrapping_add(by)).into();
+        others.extend(self.siblings(old, true));
+        others.sort_unstable();
+        others.dedup();
+        others.retain(|other| *other != old);
+        let changed = others.into_iter().map(|other| {
+            let mut changed = *original;
+            changed.set_memory_displacement64(other.cast_unsigned());
+            changed
+        });
+        changed.collect()
     }
 
     /// The displacements of the fields of whatever struct has one at `old`, in the per-CPU block or

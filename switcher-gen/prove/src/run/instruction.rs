@@ -30,7 +30,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             goals.add(obligation::WINDOW_ROOT, on_own, "CR3");
         }
         if is_outside(Window::UnsafeStack) {
-            let on_own = d.bit(is_on_a_stack(d, state));
+            let on_own = is_on_a_stack(d, state);
             goals.add(obligation::WINDOW_STACK, on_own, "RSP");
         }
     }
@@ -52,10 +52,18 @@ impl<'a, D: Domain> Watch<'a, D> {
 }
 
 /// Whether RSP points into a stack of the host's, or to its top.
-pub(crate) fn is_on_a_stack<D: Domain>(d: &D, state: &Machine<D>) -> bool {
-    state.memory.regions.iter().any(|region| {
+pub(crate) fn is_on_a_stack<D: Domain>(d: &D, state: &Machine<D>) -> D::Bit {
+    let rsp = state.get(Gpr::Rsp);
+    let stacks = state.memory.regions.iter().filter(|region| region.name.is_stack());
+    stacks.fold(d.bit(false), |holds, region| {
         let end = region.offset(region.cells.len());
-        let distance = || d.distance(state.get(Gpr::Rsp), region.base);
-        region.name.is_stack() && distance().is_some_and(|at| (region.start..=end).contains(&at))
+        let is_within = match d.distance(rsp, region.base) {
+            Some(at) => d.bit((region.start..=end).contains(&at)),
+            None => {
+                let from_start = d.sub(rsp, d.plus(region.base, region.start));
+                d.lt(from_start, d.word((end - region.start).cast_unsigned() + 1))
+            }
+        };
+        d.either(holds, is_within)
     })
 }

@@ -148,7 +148,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.barriers.untrained = true;
         goals.add(obligation::UNTRAINED, d.eq(state.cr3, root), "CR3");
         goals.add(obligation::UNTRAINED, d.eq(state.gs_base, gs_base), "GS base");
-        goals.add(obligation::UNTRAINED, d.bit(is_on_a_stack(d, state)), "RSP");
+        goals.add(obligation::UNTRAINED, is_on_a_stack(d, state), "RSP");
     }
 
     /// VERW must come last where an entry gets to the guest, or an event with a hook to what it has
