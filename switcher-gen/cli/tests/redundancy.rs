@@ -113,11 +113,11 @@ fn a_nop_is_found_and_a_fence_and_a_test_of_nothing() {
 
 #[test]
 fn what_makes_a_path_shorter_is_not_redundant() {
-    let target = by_hand("\tjmp\t1f\n\tnop\n\tnop\n1:\n\tjmp\t1f\n1:\n");
+    let target = by_hand("\tjmp\t1f\n\tmovq\t%rax, %rax\n\tmovq\t%rax, %rax\n1:\n\tjmp\t1f\n1:\n");
     let is_short = |at: u64| target.program.instruction(at).near_branch_target() - at;
     let found = unneeded(&target, |text| text.starts_with("jmp short"));
     let of = |bytes| found.iter().find(|found| is_short(found.at) == bytes).unwrap();
-    let Purpose::Speed { with, without, .. } = &of(4).purpose else { panic!("{found:?}") };
+    let Purpose::Speed { with, without, .. } = &of(8).purpose else { panic!("{found:?}") };
     assert_eq!(with + 1, *without);
     // To where it goes anyhow.
     assert_eq!(of(2).purpose, Purpose::None);

@@ -116,9 +116,7 @@ impl Search {
             None => Purpose::Unknown("the code without it cannot be assembled".into()),
             Some(without) => match prover.prove_in_order(&without, order) {
                 Verdict::Refuted(_) | Verdict::Unsupported(_) => return None,
-                Verdict::Proved(_) => {
-                    self.shortens(&without, mutant.nops()).unwrap_or(Purpose::None)
-                }
+                Verdict::Proved(_) => self.shortens(&without).unwrap_or(Purpose::None),
                 Verdict::Unknown(why) => Purpose::Unknown(why),
                 Verdict::Interrupted(theorem) => {
                     Purpose::Unknown(format!("{theorem}: interrupted"))
@@ -129,12 +127,11 @@ impl Search {
     }
 
     /// The path that is longer `without` an instruction, if there is one.
-    fn shortens(&self, without: &Target, nops: usize) -> Option<Purpose> {
+    fn shortens(&self, without: &Target) -> Option<Purpose> {
         let [with, without] = [&self.target, without].map(shortest);
         with.iter().find_map(|(path, &with)| {
-            // NOPs in its place do not count. A theorem that executes nothing has no path.
-            let without = without.get(path)?.saturating_sub(nops);
-            let path = path.clone();
+            // NOPs in its place are not counted. A theorem that executes nothing has no path.
+            let (path, without) = (path.clone(), *without.get(path)?);
             (with < without).then_some(Purpose::Speed { path, with, without })
         })
     }

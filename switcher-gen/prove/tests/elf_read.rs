@@ -293,7 +293,8 @@ fn references_to_what_is_not_there_name_it() {
     let message = refused("call host_nmi").to_string();
     assert_eq!(
         message,
-        ".text+0x1 refers to `host_nmi`, which the file does not define: link it with what does"
+        ".text+0x1 refers to `host_nmi`, which the file does not define: link it with what does, or \
+         say which symbol of ours it is (`--symbol OURS=host_nmi`)"
     );
 }
 

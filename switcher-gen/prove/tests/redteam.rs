@@ -17,7 +17,9 @@ use switcher_gen::arch::{Msr, RFlags};
 use switcher_gen::layout::Pvcs;
 use switcher_gen::{Image, Variant};
 use switcher_model::{Features, ProgramError};
-use switcher_prove::{BadCode, Prove, Setting, Shared, SharingProver, Target, Verdict};
+use switcher_prove::{
+    Area, BadCode, Prove, Prover, Setting, Shared, SharingProver, Target, Verdict,
+};
 
 #[track_caller]
 fn refuted(target: &Target, obligation: &str) {
@@ -565,9 +567,15 @@ fn a_loop_with_a_bound_and_one_without() {
 
 #[test]
 fn an_iretq_that_the_host_does_not_know() {
-    let mut unknown = target("intel-4level", &[]);
+    let image = Image::new(&Variant::REFERENCE).unwrap();
+    let mut unknown = Target::image(&image);
     unknown.iretq = None;
     refuted(&unknown, "iretq-label");
+    // Without event entries, nobody is judged who looks for it.
+    let mut by_hand = target("intel-4level", &[]);
+    by_hand.iretq = None;
+    assert!(matches!(Prover::default().prove(&by_hand), Verdict::Proved(_)));
+    assert!(by_hand.not_judged().iter().any(|it| it.area == Area::IretqFault));
 }
 
 // Mitigations that are there and have no effect (hazards.md, rows 41 to 46).

@@ -82,13 +82,11 @@ fn code_segment(file: &[u8]) -> usize {
 // Patch tables.
 
 /// Tables of Linux's that change code, as its headers make them: the name, and an entry.
-const TABLES: [(&str, &str); 12] = [
+const TABLES: [(&str, &str); 10] = [
     (".altinstructions", ".long inside - .\n.long 1f - .\n.long 0\n.byte 9, 0\n1:"),
     ("__jump_table", ".long inside - .\n.long 1f - .\n.quad 0\n1:"),
-    (".return_sites", ".long inside - ."),
     (".retpoline_sites", ".long inside - ."),
     (".call_sites", ".long inside - ."),
-    (".ibt_endbr_seal", ".long inside - ."),
     (".static_call_sites", ".long inside - ., 0"),
     ("__mcount_loc", ".quad inside"),
     ("__patchable_function_entries", ".quad inside"),
@@ -119,10 +117,20 @@ fn a_patch_table_that_names_reached_code_is_refused_by_its_name() {
         }
     }
     // The words of it: what, where, why, and the way out.
-    let source = with(".section .return_sites, \"a\", @progbits\n.long inside - .");
+    let source = with(".section .call_sites, \"a\", @progbits\n.long inside - .");
     let message = error(&assemble(&source, &[])).to_string();
-    for part in ["`.return_sites`", ".text+0x", "other bytes run", "without it"] {
+    for part in ["`.call_sites`", ".text+0x", "other bytes run", "without it"] {
         assert!(message.contains(part), "{part}: {message}");
+    }
+}
+
+/// Linux leaves what is no jump to the thunk of returns, and no landing pad.
+#[test]
+fn what_linux_leaves_is_left() {
+    for name in [".return_sites", ".ibt_endbr_seal"] {
+        let source = with(&format!(".section {name}, \"a\", @progbits\n.long inside - ."));
+        proved(&assemble(&source, &[]));
+        proved(&linked(&source, &[]));
     }
 }
 

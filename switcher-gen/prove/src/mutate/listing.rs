@@ -100,7 +100,6 @@ impl Listing {
             original: original.to_string(),
             changed: "nothing".into(),
             edit: Edit::Replace(index, nops.unwrap_or_else(|_| Instruction::with(Code::Nopd))),
-            length: original.len(),
             listing: Rc::clone(self),
         }
     }
@@ -115,9 +114,9 @@ impl Listing {
         }
         let text = original.to_string();
         let mut add = |operator, changed: String, edit| {
-            let (at, length, listing) = (original.ip(), original.len(), Rc::clone(self));
+            let (at, listing) = (original.ip(), Rc::clone(self));
             let original = text.clone();
-            found.push(Mutant { operator, at, original, changed, edit, length, listing });
+            found.push(Mutant { operator, at, original, changed, edit, listing });
         };
         let one = |changed: Instruction| Edit::Replace(index, changed);
 
@@ -210,7 +209,6 @@ impl Listing {
                 original: original.to_string(),
                 changed: changed.to_string(),
                 edit: Edit::Replace(index, changed),
-                length: original.len(),
                 listing: Rc::clone(self),
             })
         };

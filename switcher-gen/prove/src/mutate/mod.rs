@@ -94,8 +94,6 @@ pub struct Mutant {
     /// What the instruction is now.
     pub changed: String,
     edit: Edit,
-    /// The bytes that the instruction has.
-    length: usize,
     listing: Rc<Listing>,
 }
 
@@ -253,14 +251,6 @@ impl Mutant {
             Edit::Before(index, one) => self.listing.insert(&mut instructions, index, vec![one]),
         }
         self.listing.assemble(&instructions, shift)
-    }
-
-    /// How many NOPs have the place of an instruction that was deleted.
-    pub(crate) fn nops(&self) -> usize {
-        match self.operator {
-            Operator::Delete => nops(self.length).len(),
-            _ => 0,
-        }
     }
 }
 
