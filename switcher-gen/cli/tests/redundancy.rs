@@ -113,7 +113,10 @@ fn a_nop_is_found_and_a_fence_and_a_test_of_nothing() {
 
 #[test]
 fn what_makes_a_path_shorter_is_not_redundant() {
-    let target = by_hand("\tjmp\t1f\n\tmovq\t%rax, %rax\n\tmovq\t%rax, %rax\n1:\n\tjmp\t1f\n1:\n");
+    let target = by_hand(
+        "\ttestq\t%r15, %r15\n\tjnz\t2f\n\tjmp\t3f\n2:\tmovq\t%rax, %rax\n\tmovq\t%rax, %rax\n3:\n\
+         \tjmp\t1f\n1:\n",
+    );
     let is_short = |at: u64| target.program.instruction(at).near_branch_target() - at;
     let found = unneeded(&target, |text| text.starts_with("jmp short"));
     let of = |bytes| found.iter().find(|found| is_short(found.at) == bytes).unwrap();
