@@ -18,7 +18,7 @@
 //! | `pt_regs` | the pushes by which exits and events save registers |
 //!
 //! `percpu` in front of an instruction is a GS prefix or nothing, by the variant's
-//! [`Placement`](crate::layout::Placement): with [`PerCpu`](crate::layout::Placement::PerCpu),
+//! [`Placement`]: with [`PerCpu`](crate::layout::Placement::PerCpu),
 //! direct switches have neither SWAPGS nor a stack, and RSP is one of their scratch registers.
 //!
 //! `B` is the per-CPU block ([`BlockLayout`]): ours, or that of a kernel whose switcher is to be
