@@ -251,6 +251,9 @@ pub struct NoProfile {
 
 #[cfg(test)]
 mod tests {
+    use switcher_gen::kernels::ModuleExtra;
+    use switcher_gen::layout::AsmLayout;
+
     use super::*;
 
     #[test]
@@ -268,5 +271,14 @@ mod tests {
         }
         let error = Profile::named("linux").unwrap_err().to_string();
         assert!(error.contains("`linux-pvm-2024`"), "{error}");
+    }
+
+    /// What is emitted in the place of a kernel's switcher is for the struct that is judged.
+    #[test]
+    fn the_struct_that_is_emitted_for_is_that_of_the_profile() {
+        let profile = Profile::named("linux-pvm-module-2026").unwrap();
+        let fields = ModuleExtra::LAYOUT.fields.iter().filter(|it| !it.name.starts_with('_'));
+        let fields: Vec<_> = fields.map(|field| (field.name, field.offset as u64)).collect();
+        assert_eq!(fields, profile.extra);
     }
 }
