@@ -107,6 +107,14 @@ fn prove(object: &[u8], profile: &Profile, variant: &Variant) -> Result<String, 
     }
 }
 
+/// The file whose name others use as well.
+const KBUILD: &str = "Kbuild";
+
+/// Whether a file is what is written here.
+fn is_ours(path: &Path) -> io::Result<bool> {
+    Ok(fs::read(path)? == DropIn::kbuild().as_bytes())
+}
+
 /// Where the files go.
 struct Folder {
     path: PathBuf,
@@ -137,8 +145,16 @@ impl Folder {
         }
         let mut others = BTreeSet::new();
         for entry in fs::read_dir(&path).map_err(unreadable)? {
-            let name = entry.map_err(unreadable)?.file_name().to_string_lossy().into_owned();
+            let entry = entry.map_err(unreadable)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
             if !Self::NAMES.contains(&name.as_str()) {
+                others.insert(name);
+            } else if !entry.file_type().map_err(unreadable)?.is_file() {
+                return Err(Failure::Usage(format!(
+                    "`{name}` in {} is no file, and would have to be replaced: take it away",
+                    path.display()
+                )));
+            } else if name == KBUILD && !is_ours(&entry.path()).map_err(unreadable)? {
                 others.insert(name);
             }
         }
@@ -146,7 +162,7 @@ impl Folder {
             let others = others.into_iter().collect::<Vec<_>>().join("`, `");
             return Err(Failure::Usage(format!(
                 "{} has other files (`{others}`): name an empty folder, or say `--force`, which \
-                 leaves them alone",
+                 replaces a Kbuild and leaves the others alone",
                 path.display()
             )));
         }
@@ -227,12 +243,20 @@ mod tests {
     fn files_are_written_together_and_others_are_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
-        let files = Folder::NAMES.map(|name| (name, name.as_bytes().to_vec()));
+        let files = Folder::NAMES.map(|name| {
+            let text = if name == KBUILD { DropIn::kbuild() } else { name };
+            (name, text.as_bytes().to_vec())
+        });
         Folder::at(&path, false).unwrap().write(&files).unwrap();
         assert_eq!(fs::read_dir(&path).unwrap().count(), files.len());
         fs::write(path.join("switcher.S"), "old").unwrap();
         Folder::at(&path, false).unwrap().write(&files).unwrap();
         assert_eq!(fs::read(path.join("switcher.S")).unwrap(), b"switcher.S");
+        fs::write(path.join(KBUILD), "obj-m += theirs.o\n").unwrap();
+        let Err(Failure::Usage(message)) = Folder::at(&path, false) else { panic!("not refused") };
+        assert!(message.contains(KBUILD), "{message}");
+        Folder::at(&path, true).unwrap().write(&files).unwrap();
+        assert_eq!(fs::read(path.join(KBUILD)).unwrap(), DropIn::kbuild().as_bytes());
         fs::write(path.join("theirs.c"), "theirs").unwrap();
         let Err(Failure::Usage(message)) = Folder::at(&path, false) else { panic!("not refused") };
         assert!(message.contains("theirs.c"), "{message}");

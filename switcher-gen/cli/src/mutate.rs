@@ -144,7 +144,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let holes: usize = surveys.iter().map(|survey| survey.holes.len()).sum();
     let verdict = match holes {
         0 => Ok(()),
-        1 => Err(Failure::Failed("the proofs have a hole: a mutant is proved".into())),
+        1 => {
+            Err(Failure::Failed("the proofs have a hole: a mutant is proved, or not known".into()))
+        }
         holes => Err(Failure::Failed(format!("the proofs have holes: {holes} mutants"))),
     };
     // Of one variant, how many mutants says more.

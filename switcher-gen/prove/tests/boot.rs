@@ -360,18 +360,77 @@ fn a_jump_that_leads_elsewhere_is_no_return() {
     }
 }
 
+/// NOPs become fewer, and code that leads between them leads into one.
 #[test]
-fn nops_become_fewer() {
-    // A jump to the middle of what is one NOP then.
-    let middle = at_exit(&format!(
-        "\tjmp 999f\n{}",
-        alternative(".skip 4, 0x90; 999: .skip 4, 0x90", "clac", "9 * 32 + 20", 0)
-    ));
-    let all = verdicts(&middle, "intel-4level");
-    assert!(
-        all.iter().any(|(choices, broken)| choices == "smap=off" && broken.is_some()),
-        "{all:?}"
+fn nothing_leads_into_the_middle_of_what_is_changed() {
+    let request = || profile().request().on(&variant("intel-4level"));
+    for (old, new) in [
+        (".skip 4, 0x90; 999: .skip 4, 0x90", "clac"),
+        // Of several bytes each.
+        ("nopl 0(%rax,%rax); 999: nopl (%rax)", "clac"),
+        // What comes first may be put there.
+        ("cld; cld; cld; 999: cld; cld", "clac"),
+    ] {
+        let middle = at_exit(&format!("\tjmp 999f\n{}", alternative(old, new, "9 * 32 + 20", 0)));
+        let error = elf::images(&middle, request()).unwrap_err();
+        assert!(error.to_string().contains("into the middle"), "{old}: {error}");
+    }
+    // A loop of its own is no middle.
+    let own =
+        alternative("mov $3, %ecx; 999: dec %ecx; jnz 999b", "xor %ecx, %ecx", "9 * 32 + 20", 0);
+    let all = verdicts(&at_exit(&own), "intel-4level");
+    assert!(all.len() == 2 && all.iter().all(|(_, broken)| broken.is_none()), "{all:?}");
+}
+
+/// Where two tables meet, the order decides, and versions differ.
+#[test]
+fn places_that_several_tables_change_are_refused() {
+    let request = || profile().request().on(&variant("intel-4level"));
+    let clac = alternative("nop; nop; nop; nop; nop", "clac", "9 * 32 + 20", 0);
+    let table = |section: &str, more: &str| {
+        format!("{clac}\t.pushsection {section}, \"aw\"\n\t.long 881b - .{more}\n\t.popsection\n")
+    };
+    let branch = clac.replace("nop; nop; nop; nop; nop", ".byte 0x0F, 0x1F, 0x44, 0x00, 0x00");
+    let branch = format!(
+        "{branch}\t.pushsection __jump_table, \"aw\"\n\t.long 881b - ., 885b - .\n\t.quad 0\n\t.popsection\n"
     );
+    // Code that is put somewhere is changed before.
+    let source = format!(
+        "{clac}\t.pushsection .altinstructions, \"a\"\n\t.long 883b - ., 893f - .\n\
+         \t.short 7 * 32 + 11, 0\n\t.byte 3, 3\n\t.popsection\n\
+         \t.pushsection .altinstr_replacement, \"ax\"\n893:\tnop; nop; nop\n\t.popsection\n"
+    );
+    for wrong in [table(".ibt_endbr_seal", ""), branch, source] {
+        let error = elf::images(&at_exit(&wrong), request()).unwrap_err();
+        assert!(error.to_string().contains("not modelled"), "{wrong}: {error}");
+    }
+}
+
+/// What is put somewhere is code like any other, of this file.
+#[test]
+fn what_is_put_there_is_what_the_file_has() {
+    let request = || profile().request().on(&variant("intel-4level"));
+    let own = alternative("", "clac", "9 * 32 + 20", 0);
+    let refused = |code: String, part: &str| {
+        let error = elf::images(&at_exit(&code), request()).expect_err(part);
+        assert!(error.to_string().contains(part), "{part}: {error}");
+    };
+    refused(own.replace("\"ax\"", "\"awx\""), "writable");
+    refused(own.replace("\"ax\"", "\"axG\", @progbits, some, comdat"), "group");
+    refused(
+        own.replace("883f - .", "mine - .").replace("883:", "\t.weak mine\nmine:\n883:"),
+        "alternatives",
+    );
+}
+
+/// A thunk that this file defines itself is not one that Linux rewrites.
+#[test]
+fn a_local_thunk_is_no_return() {
+    let local = format!(
+        "{KERNEL}\n\t.section .entry.text, \"ax\"\n__x86_return_thunk:\tmov %rax, %cr3\n\tret\n\tint3\n"
+    );
+    let all = verdicts(&gas::assemble(&local, &[("THUNKS", 1)]), "intel-4level");
+    assert!(matches!(&all[..], [(_, Some(_))]), "{all:?}");
 }
 
 /// What is not known of an entry counts where the code reaches its place.

@@ -87,7 +87,7 @@ pub(super) fn check<'data, R: Contents<'data>>(
         let mut is_clear = true;
         for part in notes::parts(code.file, number, purpose)? {
             let found = if code.file.is_object() {
-                let mut found = in_object(code, number, &part, reached, &homes)?;
+                let mut found = in_object(code, number, &part, (reached, boot), &homes)?;
                 let has_bytes = section.has_bytes();
                 found.has_numbers = has_bytes
                     && words::numbers(code.file, section, &part.range, part.purpose, &sites)?;
@@ -121,15 +121,14 @@ pub(super) fn check<'data, R: Contents<'data>>(
     let is_of_interest = |(name, _): &&(String, Range<u64>)| {
         matches!(Purpose::of_name(name), Purpose::Patches(_) | Purpose::Unknown)
     };
-    let is_known = |range: &Range<u64>| {
+    // A known table by its own name.
+    let is_known = |(name, range): &&(String, Range<u64>)| {
         let mut sections = code.file.sections.iter().enumerate();
         sections.any(|(number, section)| {
-            let Range { start, end } = section.range();
-            boot.knows(number) && start <= range.start && range.end <= end
+            boot.knows(number) && section.text() == *name && section.range() == *range
         })
     };
-    for (name, range) in bounds.iter().filter(is_of_interest).filter(|(_, range)| !is_known(range))
-    {
+    for (name, range) in bounds.iter().filter(is_of_interest).filter(|bounds| !is_known(bounds)) {
         let purpose = Purpose::of_name(name);
         let (address, size) = (range.start, range.end - range.start);
         let Some(offset) = place(&loaded.segments, address, size) else { continue };
@@ -314,7 +313,7 @@ fn in_object<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     number: usize,
     part: &Part,
-    reached: &Reached<'_>,
+    (reached, boot): (&Reached<'_>, &Boot),
     homes: &HashSet<usize>,
 ) -> Result<TableContents, ReadError> {
     let mut all = TableContents::default();
@@ -322,6 +321,11 @@ fn in_object<'data, R: Contents<'data>>(
     let is_code = code.file.sections[number].is_code();
     for relocation in code.file.relocations(number)? {
         if !part.range.contains(&relocation.offset) && purpose != Purpose::Code {
+            continue;
+        }
+        // What is put somewhere is looked at there.
+        let own = code.address_in(number, relocation.offset).filter(|_| is_code);
+        if own.is_some_and(|own| boot.copies(own)) {
             continue;
         }
         // Other bytes run there.

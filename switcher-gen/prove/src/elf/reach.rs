@@ -45,6 +45,8 @@ struct Sweep<'a, 's, 'f, 'data, R: Contents<'data>> {
     found: Vec<Range<u64>>,
     /// The distances of calls and jumps that lead out of the section.
     across: BTreeSet<u64>,
+    /// Where jumps and numbers lead, and from where.
+    led: Vec<(u64, u64)>,
     /// What may be an instruction, and would use what only a linker knows.
     doubtful: Vec<(Range<u64>, ReadError)>,
 }
@@ -59,6 +61,8 @@ pub(super) struct Reached<'a> {
     pub(super) instructions: Vec<u64>,
     /// Where calls and jumps have distances that lead out of the section.
     pub(super) across: BTreeSet<u64>,
+    /// Where jumps and numbers lead, each after the instruction that says so.
+    pub(super) led: Vec<(u64, u64)>,
 }
 
 /// What is reached from `entries`. `ends` are the host's own routines, which are not looked at.
@@ -79,6 +83,7 @@ pub(super) fn reached<'a, 'f, 'data, R: Contents<'data>>(
         seen: BTreeMap::new(),
         found: Vec::new(),
         across: BTreeSet::new(),
+        led: Vec::new(),
         doubtful: Vec::new(),
     };
     for range in whole {
@@ -96,6 +101,7 @@ pub(super) fn reached<'a, 'f, 'data, R: Contents<'data>>(
     let instructions = sweep.seen.keys().copied().collect();
     let across = std::mem::take(&mut sweep.across);
     let doubtful = std::mem::take(&mut sweep.doubtful);
+    let led = std::mem::take(&mut sweep.led);
     let ranges = sweep.joined()?;
     // They are there for whoever goes there.
     let is_kept = |field: &Range<u64>| {
@@ -103,7 +109,7 @@ pub(super) fn reached<'a, 'f, 'data, R: Contents<'data>>(
     };
     match doubtful.into_iter().find(|(field, _)| is_kept(field)) {
         Some((_, error)) => Err(error),
-        None => Ok(Reached { home, ranges, instructions, across }),
+        None => Ok(Reached { home, ranges, instructions, across, led }),
     }
 }
 
@@ -204,6 +210,9 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, '_, 'data, R> {
 
     fn follow(&mut self, i: &Instruction, sure: Sure) -> Result<(), ReadError> {
         let (next, from) = (i.next_ip(), Some(i.ip()));
+        if i.op0_kind() == OpKind::NearBranch64 {
+            self.led.push((i.ip(), i.near_branch_target()));
+        }
         let goes_on = match i.flow_control() {
             FlowControl::Next | FlowControl::IndirectCall => true,
             FlowControl::ConditionalBranch | FlowControl::Call => {
@@ -240,6 +249,7 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, '_, 'data, R> {
                 OpKind::Immediate32 | OpKind::Immediate64 | OpKind::Immediate32to64
             );
             if is_constant {
+                self.led.push((i.ip(), i.immediate(operand)));
                 self.ahead.push_back((i.immediate(operand), Sure::Maybe, from));
             }
         }
@@ -275,6 +285,7 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, '_, 'data, R> {
         let size = if is_lea { TABLE } else { (i.memory_size().size() as u64).clamp(1, 64) };
         let mut range = at..at.saturating_add(size).min(self.home.range.end);
         if is_lea {
+            self.led.push((i.ip(), at));
             self.ahead.push_back((at, Sure::Maybe, from));
         }
         // What follows a table may be code that leads elsewhere.

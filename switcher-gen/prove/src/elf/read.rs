@@ -192,17 +192,17 @@ fn switcher<'data, R: Contents<'data>>(
     }
     names.check(code)?;
     let entries = names.entries()?;
-    let (home, reached, instructions, across) = if entries.is_empty() {
+    let (home, reached, instructions, across, led) = if entries.is_empty() {
         for area in &code.areas {
             usable(code, area)?;
         }
-        (None, whole(code)?, Vec::new(), None)
+        (None, whole(code)?, Vec::new(), None, Vec::new())
     } else {
         let (whole, ends) = (names.stubs()?, names.hooks()?);
-        let reach::Reached { home, ranges, instructions, across } =
+        let reach::Reached { home, ranges, instructions, across, led } =
             reach::reached(code, &entries, whole.as_slice(), &ends)?;
         let ranges = ranges.into_iter().map(|range| (home, range)).collect();
-        (Some(home), ranges, instructions, Some(across))
+        (Some(home), ranges, instructions, Some(across), led)
     };
     let parts: Vec<&Area> = match home {
         Some(home) => vec![home],
@@ -217,7 +217,23 @@ fn switcher<'data, R: Contents<'data>>(
     {
         return Ok(Read::Open(choice.clone()));
     }
+    boot.check_led(code, &led)?;
+    for at in boot.sources(&ranges) {
+        let area = code.area(at).ok_or(ReadError::NoCode)?;
+        is_kept(code, area)?;
+    }
     let loaded = if file.is_object() { None } else { Some(Loaded::new(file)?) };
+    if let Some(loaded) = &loaded {
+        // What is patched, and by what, is what is in memory.
+        let sources = boot.sources(&ranges).filter_map(|at| code.area(at));
+        let sections = sources.map(|area| area.section).chain(boot.tables());
+        for section in sections.map(|number| &file.sections[number]) {
+            let there = segments::place(&loaded.segments, section.address, section.size);
+            if section.size > 0 && there != Some(section.offset()) {
+                return Err(ReadError::Elsewhere { section: section.text() });
+            }
+        }
+    }
     if let Some(loaded) = &loaded {
         for area in &parts {
             let own = reached.iter().filter(|(of, _)| std::ptr::eq(*of, *area));
@@ -412,6 +428,16 @@ fn usable<'data, R: Contents<'data>>(
         let why = format!("is one that Linux does not keep as it is: {why}; use another name");
         return Err(ReadError::Section { section: name, why });
     }
+    is_kept(code, area)
+}
+
+/// Refuses a section of code of which other bytes may come into memory, or none.
+fn is_kept<'data, R: Contents<'data>>(
+    code: &FileCode<'_, 'data, R>,
+    area: &Area,
+) -> Result<(), ReadError> {
+    let section = code.section(area);
+    let name = section.text();
     let alignment = section.header.sh_addralign(E).max(1);
     if code.file.is_object() && !(alignment.is_power_of_two() && alignment <= LIMIT) {
         return Err(ReadError::Alignment { section: name, alignment });

@@ -41,6 +41,11 @@ pub(super) fn read<'data, R: Contents<'data>>(
         let before = entries[..number].iter().rev().take_while(near);
         after.chain(before).map(|entry| entry.length).max().unwrap_or_default()
     };
+    // Before nested alternatives, all entries of a place had the same length.
+    let is_equal = |number: usize| entries[number].length == longest(number);
+    if corrected == Corrected::First && !(0..entries.len()).all(is_equal) {
+        return Ok(None);
+    }
     let site = |(number, entry): (usize, &Entry)| {
         let Entry { site, from, by, number: feature, is_not, is_unknown, .. } = *entry;
         let to = To::Code(from..from + u64::from(by), corrected);

@@ -21,6 +21,8 @@ mod tables;
 use std::collections::HashSet;
 use std::ops::Range;
 
+use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+
 use super::choice::{Choice, Choices};
 use super::code::FileCode;
 use super::error::ReadError;
@@ -35,7 +37,9 @@ use tables::Table;
 pub(super) struct Boot {
     /// In the order in which Linux does it.
     sites: Vec<Site>,
-    /// The sections of the tables that these are from, and of what is put there.
+    /// Where code lies that is put somewhere else, by its ends.
+    sources: Vec<Range<u64>>,
+    /// The sections of the tables that these are from.
     sections: HashSet<usize>,
 }
 
@@ -62,6 +66,8 @@ enum To {
     Jump(u64),
     /// NOPs.
     Nops,
+    /// What it is, unless another table changes it before.
+    Left,
     /// Something that is not known here.
     Unknown,
 }
@@ -99,13 +105,98 @@ impl Boot {
                 let Some(sites) = read(code, &table)? else { continue };
                 boot.sites.extend(sites);
                 boot.sections.insert(table.section);
-                if name == ".altinstructions" {
-                    // What it is good for is known now.
-                    boot.sections.extend(named(".altinstr_replacement"));
+            }
+        }
+        boot.sources = boot.sites.iter().filter_map(Site::source).collect();
+        boot.sources.sort_by_key(|from| (from.end, from.start));
+        boot.forget_what_meets();
+        Ok(boot)
+    }
+
+    /// Takes places that several tables change for places of which nothing is known, but for the
+    /// returns in alternatives, which become what they are first. So it is with code that is put
+    /// somewhere and is itself changed, other than at its returns.
+    fn forget_what_meets(&mut self) {
+        let overlap = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
+        let kind = |site: &Site| match site.to {
+            To::Return => 0,
+            To::Code(..) => 1,
+            To::Sealed | To::Left => 2,
+            To::Jump(_) | To::Nops | To::Unknown => 3,
+        };
+        let mut changed: Vec<(Range<u64>, u8)> =
+            self.sites.iter().map(|site| (site.range.clone(), kind(site))).collect();
+        changed.sort_by_key(|(range, _)| range.start);
+        // No entry is longer than this.
+        let near = |of: &Range<u64>| {
+            let first = changed.partition_point(|(range, _)| range.start + 256 <= of.start);
+            let last = changed.partition_point(|(range, _)| range.start < of.end);
+            changed.get(first..last.max(first)).unwrap_or_default()
+        };
+        let meets = |site: &Site| {
+            let own = kind(site);
+            let by_another = |(range, other): &(Range<u64>, u8)| {
+                overlap(range, &site.range) && own.max(*other) > 1 && own != *other
+            };
+            let is_source = |(range, other): &(Range<u64>, u8)| match &site.to {
+                To::Code(from, _) => *other != 0 && overlap(range, from),
+                _ => false,
+            };
+            near(&site.range).iter().any(by_another)
+                || matches!(&site.to, To::Code(from, _) if near(from).iter().any(is_source))
+        };
+        let met: Vec<bool> = self.sites.iter().map(meets).collect();
+        for (site, _) in self.sites.iter_mut().zip(met).filter(|(_, met)| *met) {
+            site.to = To::Unknown;
+        }
+    }
+
+    /// Whether code at an address is put somewhere else.
+    pub(super) fn copies(&self, address: u64) -> bool {
+        /// No entry puts more bytes somewhere.
+        const MOST: u64 = 255;
+        let first = self.sources.partition_point(|from| from.end <= address);
+        let near = self.sources[first..].iter().take_while(|from| from.end <= address + MOST);
+        near.into_iter().any(|from| from.contains(&address))
+    }
+
+    /// Where the code comes from that is put into these ranges, which are in order.
+    pub(super) fn sources(&self, ranges: &[Range<u64>]) -> impl Iterator<Item = u64> {
+        self.reached(ranges).filter_map(|site| Some(site.source()?.start))
+    }
+
+    /// The sections of the tables.
+    pub(super) fn tables(&self) -> impl Iterator<Item = usize> {
+        self.sections.iter().copied()
+    }
+
+    /// Refuses what leads into the middle of a place that is changed: from outside, or to a NOP,
+    /// of which Linux makes others.
+    pub(super) fn check_led<'data, R: Contents<'data>>(
+        &self,
+        code: &FileCode<'_, 'data, R>,
+        led: &[(u64, u64)],
+    ) -> Result<(), ReadError> {
+        let mut led = led.to_vec();
+        led.sort_by_key(|(_, to)| *to);
+        for site in &self.sites {
+            let first = led.partition_point(|(_, to)| *to <= site.range.start);
+            let last = led.partition_point(|(_, to)| *to < site.range.end);
+            for (from, to) in led.get(first..last).unwrap_or_default() {
+                let is_nop = || -> Result<bool, ReadError> {
+                    let area = code.area(*to).ok_or(ReadError::NoCode)?;
+                    let glance = code.glance(area, *to)?;
+                    let bytes = &glance.bytes[..glance.len];
+                    let i = Decoder::with_ip(64, bytes, *to, DecoderOptions::NONE).decode();
+                    Ok(matches!(i.mnemonic(), Mnemonic::Nop | Mnemonic::Int3) || i.is_invalid())
+                };
+                if !site.range.contains(from) || is_nop()? {
+                    let how = "code leads into the middle of what is changed";
+                    return Err(site.refused(code, how)?);
                 }
             }
         }
-        Ok(boot)
+        Ok(())
     }
 
     /// Whether what a section names is known to be changed by it, and how.
@@ -192,8 +283,7 @@ impl Boot {
                 (To::Return, Some(true)) => {
                     vec![plain(&site.range, [0xC3, 0xCC, 0xCC, 0xCC, 0xCC].to_vec())]
                 }
-                // What is no landing pad any more is left as it is.
-                (To::Sealed, _) if !overlay.touches(&site.range) => {
+                (To::Sealed, _) => {
                     vec![plain(&site.range, SEALED.to_vec())]
                 }
                 (To::Nops, Some(true)) => {
@@ -217,6 +307,14 @@ impl Boot {
 }
 
 impl Site {
+    /// Where the code lies that is put there.
+    fn source(&self) -> Option<Range<u64>> {
+        match &self.to {
+            To::Code(from, _) if !from.is_empty() => Some(from.clone()),
+            _ => None,
+        }
+    }
+
     /// Why a file with this site is not taken.
     fn refused<'data, R: Contents<'data>>(
         &self,

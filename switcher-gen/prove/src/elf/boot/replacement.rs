@@ -17,7 +17,7 @@ use super::{nops, plain};
 pub(super) enum Corrected {
     /// All that lead out of it: since 6.3.
     All,
-    /// Before, that of a call which is all there is, and that of a jump which comes first.
+    /// Before, that of a call or a jump of five bytes which is all there is.
     First,
 }
 
@@ -61,9 +61,12 @@ pub(super) fn moved<'data, R: Contents<'data>>(
         let is_corrected = match corrected {
             Corrected::All => true,
             Corrected::First => {
-                let is_all = at == from.start && i.next_ip() == from.end;
-                i.flow_control() == FlowControl::UnconditionalBranch && at == from.start
-                    || i.flow_control() == FlowControl::Call && is_all
+                let is_all = at == from.start && i.next_ip() == from.end && i.len() == 5;
+                is_all
+                    && matches!(
+                        i.flow_control(),
+                        FlowControl::UnconditionalBranch | FlowControl::Call
+                    )
             }
         };
         if leaves.is_some() && !is_corrected {

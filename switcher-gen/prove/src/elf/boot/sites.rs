@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::code::FileCode;
 use super::super::error::ReadError;
-use super::super::file::Contents;
+use super::super::file::{Contents, Of};
 use super::tables::Table;
 use super::{Choice, ENDBR64, Site, To};
 
@@ -33,7 +33,8 @@ pub(super) fn returns<'data, R: Contents<'data>>(
     let mut thunks = Vec::new();
     for symbol in code.file.symbols() {
         let symbol = symbol?;
-        if THUNKS.contains(&symbol.name) {
+        // Linux compares with the one that all files see.
+        if THUNKS.contains(&symbol.name) && !symbol.is_local() {
             thunks.extend(code.address(&symbol));
         }
     }
@@ -65,8 +66,8 @@ fn leads_to_thunk<'data, R: Contents<'data>>(
     if let [relocation] = code.touching(area, &field)?.as_slice() {
         let symbol = code.file.symbol_by_index(relocation.symbol)?;
         let is_plain = relocation.addend == Some(-4) && relocation.is_relative();
-        if THUNKS.contains(&symbol.name) {
-            return Ok(is_plain);
+        if THUNKS.contains(&symbol.name) && symbol.of == Of::Undefined {
+            return Ok(is_plain && !symbol.is_weak());
         }
     }
     let glance = code.glance_file(area, jump.start)?;
@@ -81,20 +82,19 @@ pub(super) fn seals<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     table: &Table,
 ) -> Result<Option<Vec<Site>>, ReadError> {
-    let entry = |at: usize| -> Option<Option<Site>> {
+    let entry = |at: usize| -> Option<Site> {
         let site = table.place(at)?;
         // What is no landing pad is left as it is.
         let is_pad = bytes_at::<R, 4>(code, site)? == ENDBR64;
-        Some(is_pad.then(|| Site {
+        Some(Site {
             range: site..site + 4,
             when: None,
-            to: To::Sealed,
+            to: if is_pad { To::Sealed } else { To::Left },
             table: table.name.clone(),
-        }))
+        })
     };
     let Some(entries) = table.entries(4, &[0], &[]) else { return Ok(None) };
-    let all: Option<Vec<_>> = entries.map(entry).collect();
-    Ok(all.map(|all| all.into_iter().flatten().collect()))
+    Ok(entries.map(entry).collect())
 }
 
 /// `__jump_table`: static branches. Each has two entries here, for either way.

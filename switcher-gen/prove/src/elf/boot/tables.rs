@@ -52,6 +52,10 @@ impl Table {
                 continue;
             }
             let Some((of, value, _)) = code.file.refers_to(&relocation)? else { continue };
+            // Another file may have another one.
+            if code.file.symbol_by_index(relocation.symbol)?.is_weak() {
+                return Ok(None);
+            }
             let Some(start) = code.address_in(of, 0) else { continue };
             let by = relocation.addend.unwrap_or_default();
             let place = start.wrapping_add(value).wrapping_add_signed(by);
