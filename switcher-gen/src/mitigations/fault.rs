@@ -231,7 +231,7 @@ pub enum Condition {
     Cpu(&'static [Cpus]),
     /// The CPU is one of these, or a virtual one: its model is its hypervisor's choice, and it may
     /// be moved to any of these. This is for faults about which hypervisors have no bit to report.
-    MayBe(&'static [Cpus]),
+    CpuOrVirtual(&'static [Cpus]),
     /// CPUID reports all of these bits.
     Says(Speculation),
     /// IA32_ARCH_CAPABILITIES has all of these bits.
@@ -255,7 +255,7 @@ impl Condition {
         match self {
             Self::Always => true,
             Self::Cpu(some) => some.iter().any(|cpus| cpus.has(host.signature())),
-            Self::MayBe(some) => {
+            Self::CpuOrVirtual(some) => {
                 host.speculation().contains(Speculation::HYPERVISOR) || Self::Cpu(some).on(host)
             }
             Self::Says(flags) => host.speculation().contains(*flags),
@@ -278,7 +278,7 @@ impl Condition {
                 let names: Vec<_> = some.iter().map(ToString::to_string).collect();
                 f.write_str(&names.join(", "))
             }
-            Self::MayBe(some) => {
+            Self::CpuOrVirtual(some) => {
                 Self::Says(Speculation::HYPERVISOR).write(f, negated)?;
                 f.write_str(&not(" or ", " and "))?;
                 Self::Cpu(some).write(f, negated)
@@ -339,7 +339,7 @@ impl Condition {
     const fn is_compound(&self) -> bool {
         match self {
             Self::Not(is) => is.is_compound(),
-            Self::All(_) | Self::Any(_) | Self::MayBe(_) => true,
+            Self::All(_) | Self::Any(_) | Self::CpuOrVirtual(_) => true,
             _ => false,
         }
     }

@@ -319,7 +319,7 @@ pub(super) static INTEL: &[Fault] = &[
         affects: Condition::All(&[
             Condition::Not(&Condition::Has(Caps::ITS_NO)),
             Condition::Not(&Condition::Says(Said::BHI_CTRL)),
-            Condition::MayBe(&[
+            Condition::CpuOrVirtual(&[
                 SKYLAKE_X.since_stepping(6),
                 KABY_LAKE_L.since_stepping(12),
                 KABY_LAKE.since_stepping(13),
@@ -361,7 +361,7 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "Branch predictor isolation of Lion Cove",
         cves: &["CVE-2025-24495"],
-        affects: Condition::MayBe(&[LUNAR_LAKE, ARROW_LAKE, ARROW_LAKE_H, ARROW_LAKE_U]),
+        affects: Condition::CpuOrVirtual(&[LUNAR_LAKE, ARROW_LAKE, ARROW_LAKE_H, ARROW_LAKE_U]),
         code: &[],
         instead: None,
         duties: &[Duty {
@@ -529,7 +529,7 @@ pub(super) static INTEL: &[Fault] = &[
         cves: &["CVE-2020-0548", "CVE-2020-0549"],
         affects: Condition::All(&[
             Condition::Not(&Condition::Has(Caps::RDCL_NO.union(Caps::MDS_NO).union(Caps::TAA_NO))),
-            Condition::MayBe(&[
+            Condition::CpuOrVirtual(&[
                 SKYLAKE,
                 SKYLAKE_L,
                 SKYLAKE_X,
@@ -653,7 +653,7 @@ pub(super) static INTEL: &[Fault] = &[
         cves: &["CVE-2020-0543"],
         affects: Condition::All(&[
             Condition::Any(&[Condition::Says(Said::RDRAND), Condition::Says(Said::RDSEED)]),
-            Condition::MayBe(&[
+            Condition::CpuOrVirtual(&[
                 IVY_BRIDGE,
                 HASWELL,
                 HASWELL_L,
@@ -691,7 +691,7 @@ pub(super) static INTEL: &[Fault] = &[
         affects: Condition::All(&[
             Condition::Not(&Condition::Has(Caps::GDS_NO)),
             Condition::Says(Said::AVX),
-            Condition::MayBe(&[
+            Condition::CpuOrVirtual(&[
                 SKYLAKE,
                 SKYLAKE_L,
                 SKYLAKE_X,
@@ -858,7 +858,7 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Return predictions of the core's other thread",
         cves: &["CVE-2022-27672"],
-        affects: Condition::All(&[THREADS, Condition::MayBe(&[ZEN_TO_ZEN_2])]),
+        affects: Condition::All(&[THREADS, Condition::CpuOrVirtual(&[ZEN_TO_ZEN_2])]),
         code: &[FILL_RETURNS],
         instead: None,
         duties: &[Duty {
@@ -892,7 +892,7 @@ pub(super) static AMD: &[Fault] = &[
         cves: &["CVE-2022-29900", "CVE-2022-23825"],
         affects: Condition::All(&[
             Condition::Not(&Condition::Says(Said::BTC_NO)),
-            Condition::MayBe(&[UP_TO_ZEN_2]),
+            Condition::CpuOrVirtual(&[UP_TO_ZEN_2]),
         ]),
         code: &returns(Condition::Always),
         instead: None,
@@ -959,7 +959,7 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Zenbleed",
         cves: &["CVE-2023-20593"],
-        affects: Condition::MayBe(&[
+        affects: Condition::CpuOrVirtual(&[
             Cpus::families(0x17, 0x17, "Zen 2").models(0x30, 0x4F),
             Cpus::families(0x17, 0x17, "Zen 2").models(0x60, 0x7F),
             Cpus::families(0x17, 0x17, "Zen 2").models(0x90, 0x91),
@@ -978,7 +978,7 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Division by zero leaves a quotient",
         cves: &["CVE-2023-20588"],
-        affects: Condition::MayBe(&[
+        affects: Condition::CpuOrVirtual(&[
             Cpus::families(0x17, 0x17, "Zen 1").models(0x00, 0x2F),
             Cpus::families(0x17, 0x17, "Zen 1").models(0x50, 0x5F),
             Cpus::families(0x18, 0x18, "Hygon's Dhyana"),
