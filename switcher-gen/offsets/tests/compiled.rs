@@ -140,18 +140,7 @@ fn btf_is_read_from_objects_and_by_itself() {
     let found = read(&folder.kernel("kernel.o", &["-gbtf"])).unwrap();
     assert_eq!(found.source, Source::Btf);
     assert_kernel(&found);
-    folder.run(
-        "objcopy",
-        &[
-            "-O",
-            "binary",
-            "--only-section=.BTF",
-            "--set-section-flags",
-            ".BTF=alloc",
-            "kernel.o",
-            "kernel.btf",
-        ],
-    );
+    folder.raw_btf("kernel.o", "kernel.btf");
     let raw = read(&folder.read("kernel.btf")).unwrap();
     assert_eq!(raw, found);
     // All that DWARF says, but for the arrays of arrays, of which GCC 12 swaps the dimensions.
@@ -188,18 +177,7 @@ fn btf_of_modules_and_of_several_objects_is_refused() {
     let error = read(&folder.read("both.o")).unwrap_err();
     assert!(matches!(error, OffsetsError::SeveralBtf), "{error}");
     // A module's BTF in a file by itself shows by strings and types that are not there.
-    folder.run(
-        "objcopy",
-        &[
-            "-O",
-            "binary",
-            "--only-section=.BTF",
-            "--set-section-flags",
-            ".BTF=alloc",
-            "kernel.o",
-            "kernel.btf",
-        ],
-    );
+    folder.raw_btf("kernel.o", "kernel.btf");
     let whole = folder.read("kernel.btf");
     let strings = u32::from_le_bytes(whole[20..24].try_into().unwrap());
     let mut short = whole.clone();

@@ -19,10 +19,7 @@ fn files() -> Vec<(String, Vec<u8>)> {
     }
     folder.run("objcopy", &["--compress-debug-sections", "dwarf-5", "packed"]);
     folder.run("gcc", &["-shared", "-o", "linked", "dwarf-4"]);
-    folder.run(
-        "objcopy",
-        &["-O", "binary", "--only-section=.BTF", "--set-section-flags", ".BTF=alloc", "btf", "raw"],
-    );
+    folder.raw_btf("btf", "raw");
     for name in ["packed", "linked", "raw"] {
         files.push((name.to_owned(), folder.read(name)));
     }

@@ -45,6 +45,12 @@ impl Folder {
     pub(crate) fn kernel(&self, to: &str, options: &[&str]) -> Vec<u8> {
         self.compile(&kernel_source(), to, options)
     }
+
+    /// Writes the BTF of the object `from` to `to`, by itself.
+    pub(crate) fn raw_btf(&self, from: &str, to: &str) {
+        let options = ["-O", "binary", "--only-section=.BTF", "--set-section-flags", ".BTF=alloc"];
+        self.run("objcopy", &[&options[..], &[from, to]].concat());
+    }
 }
 
 pub(crate) fn kernel_source() -> String {
