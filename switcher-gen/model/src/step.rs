@@ -129,6 +129,8 @@ pub enum Effect<W> {
         /// The value that is written.
         value: W,
     },
+    /// The descriptor that this selector names is about to be read from the GDT or the LDT.
+    Descriptor(W),
     /// VERW of memory.
     Verw,
     /// A jump that is taken; RIP is where it leads.
@@ -563,7 +565,8 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             Operation::Nothing => {}
             Operation::Fence(fence) => self.tell(Effect::Fence(fence)),
             Operation::Verw => {
-                let selector = self.read(op.first)?;
+                let selector = d.truncate(self.read(op.first)?, 2);
+                self.tell(Effect::Descriptor(selector));
                 // With a register it says whether the segment may be written, and clears nothing
                 // (Intel, "Microarchitectural Data Sampling").
                 if matches!(op.first, Operand::Memory(_)) {
@@ -635,6 +638,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             Operation::SetDirection => self.state.flags.set(d, RFlags::DF, d.bit(true)),
             Operation::WriteSs => {
                 let selector = d.truncate(self.read(op.second)?, 2);
+                self.tell(Effect::Descriptor(selector));
                 let s = self.model.selectors;
                 let fits = match self.state.cpl {
                     // A null SS is fine at CPL 0 in 64-bit mode.

@@ -15,7 +15,7 @@ use crate::run::decisions::Decisions;
 use crate::run::gs::GsSpeculation;
 use crate::run::lost::Lost;
 use crate::run::met::Met;
-use crate::run::origins::is_steered;
+use crate::run::origins::{is_a_leak, is_steered};
 use crate::run::stores;
 use crate::world::World;
 use switcher_gen::arch::Msr;
@@ -211,6 +211,12 @@ impl<D: Domain> Observer<D> for Observed<'_, '_, D> {
                 let others = [Msr::SpecCtrl, Msr::PredCmd].map(|msr| Some(msr.address().into()));
                 watch.pushed.moves_if(others.contains(&number));
                 watch.barrier(d, goals, number, value);
+            }
+            // Which line of the table is read, the cache tells.
+            Effect::Descriptor(selector) => {
+                let is_free = d.bit(!is_a_leak(d, selector));
+                goals.add(obligation::MEMORY, is_free, "selector");
+                watch.barriers.overwritten = false;
             }
             Effect::Verw => watch.barriers.overwritten = true,
             Effect::Branch(branch) => watch.branch(d, goals, state, branch),

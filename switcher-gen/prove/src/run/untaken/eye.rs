@@ -246,6 +246,12 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
                 watch.has_read(d, goals, self.is_last);
             }
             Effect::WriteMsr { number, value } => watch.barrier(d, goals, number, value),
+            Effect::Descriptor(selector) => {
+                watch.barriers.overwritten = false;
+                if is_a_leak(d, selector) {
+                    self.broken(d, obligation::UNTAKEN_MEMORY, "selector");
+                }
+            }
             Effect::Verw => watch.barriers.overwritten = true,
             Effect::Branch(branch) => watch.branch(d, goals, state, branch),
             Effect::Fence(fence) => watch.barriers.fence(fence),
