@@ -49,7 +49,7 @@ impl Demands {
     pub(crate) fn verdict(&self, proofs: &[Proof], refused: &[String]) -> Result<(), Failure> {
         let names = |is: &dyn Fn(&Proof) -> bool| {
             let proofs = proofs.iter().filter(|proof| is(proof));
-            proofs.map(|proof| proof.name.as_str()).collect::<Vec<_>>().join(", ")
+            listed(&proofs.map(|proof| proof.name.as_str()).collect::<Vec<_>>())
         };
         let refuted = names(&|proof| self.fails(proof).is_some());
         let unknown = names(&|proof| self.fails(proof).is_none() && proof.has_unknown());
@@ -72,5 +72,28 @@ impl Demands {
             None if !refused.is_empty() => Err(Failure::Usage(message)),
             None => Err(Failure::Unknown(message)),
         }
+    }
+}
+
+/// How many names one line of an error lists.
+const LISTED: usize = 8;
+
+/// Names for one line, and how many more there are.
+fn listed(names: &[&str]) -> String {
+    let more = names.len().saturating_sub(LISTED);
+    let listed = names[..names.len() - more].join(", ");
+    if more == 0 { listed } else { format!("{listed}, and {more} more") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::listed;
+
+    #[test]
+    fn names_are_listed_as_long_as_they_fit() {
+        assert_eq!(listed(&[]), "");
+        assert_eq!(listed(&["a", "b"]), "a, b");
+        assert_eq!(listed(&["a"; 8]), "a, a, a, a, a, a, a, a");
+        assert_eq!(listed(&["a"; 11]), "a, a, a, a, a, a, a, a, and 3 more");
     }
 }
