@@ -515,7 +515,7 @@ fn a_citation_of_what_is_not_there_is_objected_to() {
         assert_eq!(objections(right), Vec::<String>::new(), "{right}");
     }
     for (wrong, what) in [
-        ("(spec/hazards.md, row 61)", "spec/hazards.md has no row 61"),
+        ("(spec/hazards.md, row 98)", "spec/hazards.md has no row 98"),
         ("//! (hazards.md, rows 8,\n//! 10 to 99)", "hazards.md has no row 99"),
         ("spec/switcher.md, \"Return\"", "spec/switcher.md has no \"Return\""),
         ("spec/abi.md, \"PVCS\" and \"flags\"", "spec/abi.md has no \"flags\""),

@@ -98,6 +98,7 @@ hazards! {
     58 IretqReads "a fault of the IRETQ's own reads";
     59 CapabilityForSetting "a capability taken for a setting";
     60 HandedOn "an interrupt handed on unlike hardware does it";
+    61 SecretSelector "a secret chooses the descriptor that is read";
 }
 
 // `from_number` finds a hazard by its place.

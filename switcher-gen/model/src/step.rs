@@ -129,8 +129,13 @@ pub enum Effect<W> {
         /// The value that is written.
         value: W,
     },
-    /// The descriptor that this selector names is about to be read from the GDT or the LDT.
-    Descriptor(W),
+    /// A descriptor is about to be read from the GDT or the LDT.
+    Descriptor {
+        /// Which one.
+        selector: W,
+        /// Whether a far return reads it: an IRETQ has then read all of its frame.
+        by_return: bool,
+    },
     /// VERW of memory.
     Verw,
     /// A jump that is taken; RIP is where it leads.
@@ -566,7 +571,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             Operation::Fence(fence) => self.tell(Effect::Fence(fence)),
             Operation::Verw => {
                 let selector = d.truncate(self.read(op.first)?, 2);
-                self.tell(Effect::Descriptor(selector));
+                self.tell(Effect::Descriptor { selector, by_return: false });
                 // With a register it says whether the segment may be written, and clears nothing
                 // (Intel, "Microarchitectural Data Sampling").
                 if matches!(op.first, Operand::Memory(_)) {
@@ -638,7 +643,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             Operation::SetDirection => self.state.flags.set(d, RFlags::DF, d.bit(true)),
             Operation::WriteSs => {
                 let selector = d.truncate(self.read(op.second)?, 2);
-                self.tell(Effect::Descriptor(selector));
+                self.tell(Effect::Descriptor { selector, by_return: false });
                 let s = self.model.selectors;
                 let fits = match self.state.cpl {
                     // A null SS is fine at CPL 0 in 64-bit mode.
@@ -732,6 +737,9 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         for (slot, word) in frame.iter_mut().enumerate() {
             *word = self.load(d.plus(rsp, 8 * slot as i64), 8, false)?;
         }
+        for selector in [frame[1], frame[4]] {
+            self.tell(Effect::Descriptor { selector: d.truncate(selector, 2), by_return: true });
+        }
         self.tell(Effect::Iretq(frame));
         let before = self.state.cpl;
         self.state.iretq(d, self.model, frame)?;
@@ -747,6 +755,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let rsp = self.state.get(Gpr::Rsp);
         let rip = self.load(rsp, 8, false)?;
         let cs = d.truncate(self.load(d.plus(rsp, 8), 8, false)?, 2);
+        self.tell(Effect::Descriptor { selector: cs, by_return: true });
         let is_kernels = d.is(cs, self.model.selectors.kernel_cs().into());
         if self.state.cpl != 0 || !d.decide(is_kernels) {
             // No guest is entered by a far RET.

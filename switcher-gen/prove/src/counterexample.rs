@@ -192,6 +192,7 @@ impl Counterexample {
         let rules = [
             obligation::NO_DECISION_ON_RSP,
             obligation::NO_HOST_VALUE,
+            obligation::DESCRIPTORS,
             obligation::BHB_CLEARED,
             obligation::VERW_LAST,
             obligation::INDIRECT_FIRST,

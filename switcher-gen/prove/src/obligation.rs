@@ -87,6 +87,9 @@ obligations! {
     MAPPED = "mapped" Host [MappedSet]
         "on a guest's root, only what every guest's root maps is accessed",
         "an access faults in ring 0 on a guest's root, or the root maps more of the host than it must";
+    DESCRIPTORS = "descriptors" Host [SecretSelector]
+        "which descriptor is read says nothing that a guest may not know",
+        "a cache tells the guest which line of the GDT was read, and so bits of a value of the host's";
     KEPT = "kept" Host [EventFields]
         "what an event entry relies on is not stored to, not even for one instruction",
         "an NMI, a machine check or another event goes on by a value that is not so";
@@ -168,7 +171,7 @@ obligations! {
     UNTAKEN_CODE = "untaken-code" Host [EarlyBranch, TwoDecoders]
         "where a jump may be predicted to lead, there is code that is known",
         "a CPU executes speculatively what nobody has looked at";
-    UNTAKEN_MEMORY = "untaken-memory" Host [SwapgsParity, MappedSet, LiveInHook]
+    UNTAKEN_MEMORY = "untaken-memory" Host [SwapgsParity, MappedSet, LiveInHook, SecretSelector]
         "where a jump may be predicted to lead, no access tells what a guest may not know",
         "a cache tells the guest a value of the host's, or reads by an address of the guest's";
     UNTAKEN_TARGET = "untaken-target" Host [EarlyBranch]

@@ -557,9 +557,11 @@ fn row_29_a_hook_in_the_middle_of_a_mitigation() {
     killed(&swapped, 48, "exists");
     killed(&without(&amd, "wrmsr", 1), 29, "ibpb-first");
     killed(&without(&amd, "mov eax,1", 1), 29, "ibpb-first");
-    for target in [&intel, &amd] {
-        // Behind the exit's, and the two that events of a guest have for SWAPGS.
-        killed(&without(target, "lfence", 3), 29, "rsb-filled");
+    // Behind the exit's, and the two that events of a guest have for SWAPGS, comes that of the
+    // far RET, for VERW alone, and then the hook's.
+    killed(&without(&intel, "lfence", 3), 61, "untaken-memory");
+    for (target, nth) in [(&intel, 4), (&amd, 3)] {
+        killed(&without(target, "lfence", nth), 29, "rsb-filled");
         let short = with(target, Operator::Immediate, "mov ecx,10h", 1, "mov ecx,0Fh");
         killed(&short, 29, "rsb-filled");
     }
@@ -574,17 +576,15 @@ fn row_29_a_hook_in_the_middle_of_a_mitigation() {
     for (text, nth) in [(&by_iretq, 0), (&by_retf, 0), (&by_iretq, 1)] {
         killed(&without(&intel, text, nth), 29, "verw-last");
     }
-    // VERW, and then registers are read that may be the host's.
+    // VERW one instruction too early, or too late: RSP points to something else than the frame.
     let verw = ours("intel-4level+verw");
     let early = |text: &str| {
         let swaps = mutate::mutants(&verw).into_iter().filter(|m| m.operator == Operator::Swap);
         let mut swaps = swaps.filter(|m| m.changed == format!("after `{text}`"));
         swaps.next().unwrap().target().unwrap()
     };
-    // The far RET's, and the IRETQ's.
-    for text in [by_retf, by_iretq] {
-        killed(&early(&text), 29, "verw-last");
-    }
+    killed(&early(&by_iretq), 61, "untaken-memory");
+    killed(&early(&by_retf), 61, "descriptors");
     // host_rsp does not say whether an exit has come to its sequences.
     let ibrs = ours("intel-4level+ibrs");
     let at = |text: &str, nth| changes(&ibrs, Operator::Delete, text, nth).remove(0).at;
@@ -594,6 +594,30 @@ fn row_29_a_hook_in_the_middle_of_a_mitigation() {
     let mut guessed = ibrs.clone();
     guessed.program.patch(jump + 1, &[over]);
     killed(&guessed, 29, "ibrs-first");
+}
+
+/// VERW of anything else than a selector of the frame, and the fence before the stack of a guest.
+#[test]
+fn row_61_a_secret_chooses_the_descriptor() {
+    let verw = ours("intel-4level+verw");
+    killed(&without(&verw, "lfence", 2), 61, "untaken-memory");
+    let prover = SharingProver::new(&Arc::default());
+    assert!(matches!(prover.prove(&verw), Verdict::Proved(_)));
+    let (by_iretq, by_retf) = verws_of_events();
+    for text in [by_iretq, by_retf] {
+        let mutants = mutate::mutants_of(&verw, &text);
+        let mut for_it = 0;
+        for mutant in &mutants {
+            match mutate::judge(&prover, &verw, mutant) {
+                Fate::Killed(_, rows) => {
+                    for_it += usize::from(rows.contains(&Hazard::SecretSelector));
+                }
+                Fate::Refused(_) | Fate::NoCode | Fate::Equivalent => {}
+                Fate::Hole(why) => panic!("{mutant}: {why}"),
+            }
+        }
+        assert!(for_it > 0, "{text}: {mutants:?}");
+    }
 }
 
 /// What a hook is told: by the frame, and by no register.
@@ -691,15 +715,18 @@ fn rows_42_and_43_what_only_looks_like_a_mitigation() {
             let fate = mutate::judge(&prover, &original, mutant);
             let Fate::Killed(name, rows) = fate else { panic!("{mutant}: {fate:?}") };
             let (expected, row) = match &*mutant.original {
+                "lfence" if name == "untaken-memory" => (&[name][..], Hazard::SecretSelector),
                 "lfence" => (&["swapgs-fenced", "rsb-filled"][..], Hazard::NoFence),
-                _ => (&["verw-last"][..], Hazard::BuffersCleared),
+                _ if name == "verw-last" => (&[name][..], Hazard::BuffersCleared),
+                _ => (&["descriptors", "untaken-memory"][..], Hazard::SecretSelector),
             };
             assert!(expected.contains(&name) && rows.contains(&row), "{mutant}: {name}");
             counted += 1;
         }
     }
-    // Three for each LFENCE, of which events have two with `gs`, and one for each VERW.
-    assert_eq!(counted, 3 * 4 + 4 + 3 * 4 + 3 * 2);
+    // Three for each LFENCE, of which events have two with `gs` and one with VERW, and one for each
+    // VERW.
+    assert_eq!(counted, 3 * 5 + 4 + 3 * 4 + 3 * 2);
 }
 
 #[test]

@@ -683,6 +683,9 @@ fn buffers_that_are_not_cleared_or_filled_again() {
         &with("\tpushq\t%rax\n\tmovq\t%rsp, %rax\n\tverw\tIRET_SS + 8(%rsp)\n\tpopq\t%rax\n"),
         "verw-last",
     );
+    // A VERW of a register clears nothing, and reads a descriptor.
+    refuted(&again("\tverw\t%sp\n"), "descriptors");
+    refuted(&again("\tverw\t%ax\n"), "verw-last");
     // Of the guest's own registers, anything may be.
     proved(&again("\tpushq\t%rax\n\tpopq\t%rax\n"));
 }

@@ -89,13 +89,41 @@ fn an_undefined_flag_says_what_it_is_made_of() {
         ("SF of BT", "\tbtq\t$40, %rax\n\tsets\tPVCS_R11(%rdx)\n"),
         ("SF from before BT", "\ttestq\t%rax, %rax\n\tbtq\t$3, %rcx\n\tsets\tPVCS_R11(%rdx)\n"),
         ("PF from before BTS", "\ttestb\t%al, %al\n\tbtsq\t$3, %rax\n\tsetp\tPVCS_R11(%rdx)\n"),
-        ("ZF of VERW", "\tverw\t%ax\n\tsetz\tPVCS_R11(%rdx)\n"),
         ("AF of AND", "\tandl\t%eax, %eax\n\tpushfq\n\tpopq\tPVCS_R11(%rdx)\n"),
     ] {
         refuted(what, &to_smod(&format!("{root}{code}")), "no-host-value");
     }
     let code = "\tmovq\t%gs:TSS_SP2, %rax\n\tshlq\t$5, %rax\n\tjo\t1f\n1:\n";
     refuted("a decision on the guest's RSP", &to_smod(code), "no-decision-on-rsp");
+}
+
+/// Which descriptor is read, a cache tells, and ZF besides (row 61).
+#[test]
+fn a_secret_chooses_the_descriptor_that_is_read() {
+    let root = "\tmovq\t%gs:HOST_CR3, %rax\n";
+    for (what, code) in [
+        ("VERW of it", "\tverw\t%ax\n"),
+        ("in its 32-bit form", "\t.byte\t0x0F, 0x00, 0xE8\n"),
+        ("of a part of it", "\tshrq\t$12, %rax\n\tandl\t$0xF8, %eax\n\tverw\t%ax\n"),
+        ("in memory", "\tverw\t%gs:HOST_CR3\n"),
+        ("in the middle of it", "\tverw\t%gs:HOST_CR3 + 3\n"),
+        ("and ZF", "\tverw\t%ax\n\tsetz\tPVCS_R11(%rdx)\n"),
+        (
+            "of one of two that fit",
+            "\tshrl\t$12, %eax\n\tandl\t$0x18, %eax\n\tandl\t$0, %eax\n\tmovq\t%gs:HOST_CR3, %rax\n\tverw\t%ax\n",
+        ),
+    ] {
+        refuted(what, &to_smod(&format!("{root}{code}")), "descriptors");
+    }
+    let null = format!("{root}\tandl\t$3, %eax\n\tmovl\t%eax, %ss\n");
+    refuted("MOV to SS of one of four null selectors", &to_smod(&null), "descriptors");
+    for (what, code) in [
+        ("the guest's own", "\tmovl\t%r15d, %eax\n\tverw\t%ax\n"),
+        ("the code's own", "\tmovl\t$0x18, %eax\n\tverw\t%ax\n"),
+        ("no bit of it", "\tmovq\t%gs:HOST_CR3, %rax\n\tandl\t$0, %eax\n\tverw\t%ax\n"),
+    ] {
+        proved(what, &to_smod(code));
+    }
 }
 
 /// Neither tells a guest more than it knows.

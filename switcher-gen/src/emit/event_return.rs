@@ -16,10 +16,7 @@
 //! whether NMIs are blocked. CPUs do not predict it either, so nothing that a guest has trained can
 //! lead it astray; a near RET would need the mitigations of an exit.
 //!
-//! The interrupted RIP alone decides which way is taken, because RSP may be a guest's (row 10). A CPU
-//! that takes the wrong way by a prediction would write to, and read from, wherever a guest's RSP
-//! points, and VERW would read the descriptor that is named there (row 22). An LFENCE keeps it from
-//! that until it knows.
+//! The interrupted RIP alone decides which way is taken, because RSP may be a guest's (row 10).
 //!
 //! POPFQ cannot set RF, so an instruction breakpoint in code that is returned to by the far RET
 //! would be met again for ever. A guest's breakpoints lie in its own addresses, and a host sets
@@ -53,9 +50,10 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; iretq
 
         /// Elsewhere they may be: without IRETQ, below the interrupted RSP, which is a stack of ring 0.
-        /// Not before it is certain that it is.
         ; =>Label::ResumeOnStack
-        ; lfence
+    );
+    mitigations::before_interrupted_stack(a, variant);
+    asm!(a
         ; mov   rax, QWORD [BYTE rsp + ResumingRing0::iret + IretFrame::rsp]
         ; sub   rax, FarFrame::ROOM as i32
         ; mov   rcx, QWORD [BYTE rsp + ResumingRing0::iret + IretFrame::eflags]

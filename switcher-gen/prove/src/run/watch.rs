@@ -213,10 +213,10 @@ impl<D: Domain> Observer<D> for Observed<'_, '_, D> {
                 watch.barrier(d, goals, number, value);
             }
             // Which line of the table is read, the cache tells.
-            Effect::Descriptor(selector) => {
+            Effect::Descriptor { selector, by_return } => {
                 let is_free = d.bit(!is_a_leak(d, selector));
-                goals.add(obligation::MEMORY, is_free, "selector");
-                watch.barriers.overwritten = false;
+                goals.add(obligation::DESCRIPTORS, is_free, "selector");
+                watch.barriers.overwritten &= by_return;
             }
             Effect::Verw => watch.barriers.overwritten = true,
             Effect::Branch(branch) => watch.branch(d, goals, state, branch),

@@ -246,8 +246,8 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
                 watch.has_read(d, goals, self.is_last);
             }
             Effect::WriteMsr { number, value } => watch.barrier(d, goals, number, value),
-            Effect::Descriptor(selector) => {
-                watch.barriers.overwritten = false;
+            Effect::Descriptor { selector, by_return } => {
+                watch.barriers.overwritten &= by_return;
                 if is_a_leak(d, selector) {
                     self.broken(d, obligation::UNTAKEN_MEMORY, "selector");
                 }
