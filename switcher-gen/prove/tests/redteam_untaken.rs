@@ -392,6 +392,24 @@ fn something_is_read_behind_verw() {
     proved("once more", &behind(&format!("\tcmpq\t$0, (%r15)\n\tud2\n8:{CLEAR_BUFFERS}")));
 }
 
+/// Code in more pieces than regions are told apart: what was stored astray may be in any of them.
+#[test]
+fn code_in_many_pieces() {
+    use std::fmt::Write as _;
+    let mut chain = String::new();
+    for piece in 0..24 {
+        let _ = write!(chain, "\tjmp\t.Lp{piece}\n\tint3\n\t.fill 100, 1, 0x06\n.Lp{piece}:\n");
+    }
+    let arm = |code: &str| exits(&format!("{chain}{}\tjmp\t8f\n9:{code}8:\n", NEVER[0]));
+    proved("nothing", &arm("\tud2\n"));
+    proved("a store, and a load", &arm("\tmovq\t%r14, (%r15)\n\tmovq\t(%r15), %rcx\n\tud2\n"));
+    let forged = "\tmovq\t%r14, (%r15)\n\tcall\t6f\n\tjmp\t8f\n6:\tret\n\tint3\n";
+    refuted("a return address", &arm(forged), "untaken-target");
+    let secret = "\tmovq\t%gs:HOST_CR3, %rcx\n\tmovq\t%rcx, (%r15)\n\tmovq\t-8(%rsp), %rdx\n\
+                  \tmovq\t(%r14,%rdx), %rdx\n\tud2\n";
+    refuted("a secret stored astray", &arm(secret), "untaken-memory");
+}
+
 /// Which line of the GDT is read, a cache tells (row 61): by VERW in each of its forms, and by MOV
 /// to SS.
 #[test]

@@ -17,8 +17,15 @@ use crate::run::arms::origin_set::Origins;
 use crate::run::arms::points::{is_beside, is_counted_from, origins};
 use switcher_model::{Domain, Origin, Place, Region, RegionName, State as Machine};
 
-/// More regions than a world has.
+/// How many regions are told apart. A world has fewer, but for the pieces of somebody's code, which
+/// come last.
 const REGIONS: usize = 16;
+
+/// By which number a region is known here: those from the last one on are taken for one, in which
+/// may lie whatever may in any of them.
+const fn known(region: usize) -> usize {
+    if region < REGIONS { region } else { REGIONS - 1 }
+}
 
 /// Some of a world's regions, by number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +35,7 @@ impl Regions {
     const ALL: Self = Self(u16::MAX);
 
     fn of(regions: impl Iterator<Item = usize>) -> Self {
-        Self(regions.fold(0, |set, region| set | 1 << region))
+        Self(regions.fold(0, |set, region| set | 1 << known(region)))
     }
 
     const fn is_empty(self) -> bool {
@@ -36,7 +43,7 @@ impl Regions {
     }
 
     const fn has(self, region: usize) -> bool {
-        self.0 >> region & 1 != 0
+        self.0 >> known(region) & 1 != 0
     }
 }
 
@@ -124,7 +131,7 @@ impl Strayed {
     /// Whether somebody else than the code may have chosen what is loaded from this region, or it
     /// tells something, by such a store.
     pub(crate) fn is_open(&self, region: usize) -> bool {
-        self.elsewhere || !self.within[region].is_within(Origins::CODE)
+        self.elsewhere || !self.within[known(region)].is_within(Origins::CODE)
     }
 
     /// Whether a store has been elsewhere.
@@ -141,14 +148,13 @@ impl Strayed {
         value: Origins,
         is_partly_within: bool,
     ) {
-        assert!(state.memory.regions.len() <= REGIONS, "a world has fewer regions");
         self.elsewhere |= lies == Lies::Elsewhere;
         let is_within = is_partly_within || matches!(lies, Lies::Counted(_));
         for (number, region) in state.memory.regions.iter_mut().enumerate() {
             if !lies.regions().has(number) || region.is_code {
                 continue;
             }
-            let beside = &mut self.beside[number];
+            let beside = &mut self.beside[known(number)];
             match lies {
                 Lies::Beside(_) => *beside = beside.and(value),
                 Lies::Counted(_) => *beside = beside.and(value).and(Origins::CODE),
@@ -161,7 +167,8 @@ impl Strayed {
                 }
             }
             if is_within && lies != Lies::Elsewhere {
-                self.within[number] = self.within[number].and(value).and(Origins::CODE);
+                let within = &mut self.within[known(number)];
+                *within = within.and(value).and(Origins::CODE);
             }
         }
     }
@@ -183,13 +190,13 @@ impl Strayed {
             if !lies.regions().has(number) {
                 continue;
             }
-            from = from.and(self.beside[number]);
+            from = from.and(self.beside[known(number)]);
             if region.name == RegionName::Pvcs {
                 from = from.with(Origin::Guest);
             }
             if is_within {
                 let cells = region.cells.chunks(8).map(|cells| origins(d, state, d.load(cells)));
-                from = cells.fold(from.and(self.within[number]), Origins::and);
+                from = cells.fold(from.and(self.within[known(number)]), Origins::and);
             }
         }
         from
@@ -197,7 +204,7 @@ impl Strayed {
 
     /// What may be found in a region, where `value` was stored last.
     pub(crate) fn amended(&self, place: Place, is_by_rsp: bool, value: Origins) -> Option<Origins> {
-        let more = self.within[place.region];
+        let more = self.within[known(place.region)];
         if self.is_among_calls(place, is_by_rsp) {
             return Some(more.and(value).with(Origin::Stale).with(Origin::Place));
         }
@@ -207,7 +214,7 @@ impl Strayed {
     /// A store to a region.
     pub(crate) fn stored(&mut self, place: Place, is_by_rsp: bool, value: Origins) {
         if self.is_among_calls(place, is_by_rsp) {
-            let within = &mut self.within[place.region];
+            let within = &mut self.within[known(place.region)];
             *within = within.and(value).and(Origins::CODE);
         }
     }
@@ -215,12 +222,13 @@ impl Strayed {
     /// Whether there may be more calls or fewer than where this is. `is_by_rsp` says whether it is
     /// counted from RSP, and not below it.
     pub(crate) fn is_among_calls(&self, place: Place, is_by_rsp: bool) -> bool {
-        place.index < self.calls_below[place.region] && (!is_by_rsp || self.is_set)
+        place.index < self.calls_below[known(place.region)] && (!is_by_rsp || self.is_set)
     }
 
     /// Below this cell of a stack there may be more calls.
     pub(crate) fn call_below(&mut self, region: usize, end: usize) {
-        self.calls_below[region] = self.calls_below[region].max(end);
+        let below = &mut self.calls_below[known(region)];
+        *below = (*below).max(end);
     }
 
     /// RSP is set to something that is not counted from it.
