@@ -17,6 +17,7 @@ use switcher_prove::{BlockOffsets, Clauses, Contract, Profile, Room, Target};
 
 use crate::data_place::DataPlace;
 use crate::emit::number;
+use crate::host_data::HostDataArgs;
 use crate::layout::Layout;
 use crate::output::Failure;
 use crate::subject::Subject;
@@ -66,6 +67,8 @@ pub(crate) struct ForeignArgs {
     /// What a symbol of ours is called in `--elf`; may be given more than once
     #[arg(long = "symbol", value_name = "OURS=THEIRS", value_parser = renamed, requires = "elf")]
     symbols: Vec<(String, String)>,
+    #[command(flatten)]
+    data: HostDataArgs,
     /// The kernel that `--elf` is a part of: what its symbols are called, where its data lies, and
     /// what the code around its switcher guarantees; `switcher profiles` shows them
     #[arg(long, value_name = "NAME", value_parser = Profile::named, requires = "elf")]
@@ -139,7 +142,7 @@ impl ForeignArgs {
         let Self { elf, pvcs, gs_tss, gs_tss_extra, symbols, .. } = self;
         let Self { features, instructions, assume_unpatched, profile, assume, .. } = self;
         let Self { waive, entry_stack, caller_stack, windows, boot, .. } = self;
-        let Self { layout, structs, .. } = self;
+        let Self { layout, structs, data, .. } = self;
         elf.is_some()
             || pvcs.is_some()
             || gs_tss.is_some()
@@ -152,6 +155,7 @@ impl ForeignArgs {
             || caller_stack.is_some()
             || !windows.is_empty()
             || !boot.is_empty()
+            || data.is_used()
             || !layout.is_empty()
             || !structs.is_empty()
             || !features.is_empty()
@@ -238,6 +242,8 @@ impl ForeignArgs {
                 foreign.assume_unpatched();
             }
             let target = Target::foreign(&foreign, setting).map_err(|error| wrong(&error))?;
+            let data = self.data.resolve(&foreign.data)?;
+            let target = target.with_data(data).map_err(|error| wrong(&error))?;
             let limit = self.instructions.map_or(target.limit, NonZeroUsize::get);
             let target = self.with_windows(target.with_limit(limit), &foreign)?;
             Ok((foreign, target))
@@ -334,7 +340,7 @@ impl ForeignArgs {
         }
         let (tss, extra) = self.places(layout);
         let data = [&tss, &extra].into_iter().filter_map(|place| place.symbol());
-        request = data.fold(request, Request::with_data);
+        request = self.data.ask(data.fold(request, Request::with_data));
         if self.features.iter().any(|features| features.contains(Features::SMAP)) {
             request = request.with_choice(Choice::Feature(Feature::SMAP), true);
         }

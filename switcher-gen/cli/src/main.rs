@@ -17,6 +17,7 @@ mod explain;
 mod foreign;
 mod fuzz;
 mod host;
+mod host_data;
 mod interrupt;
 mod kbuild;
 mod layout;

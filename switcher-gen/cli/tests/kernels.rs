@@ -247,3 +247,36 @@ fn a_kernels_switcher_is_broken_on_purpose() {
     let broken = files.kernel("broken.o", &[("BROKEN", 3)]);
     assert!(mutate(1, &broken).contains("itself is not proved"));
 }
+
+/// Data of the kernel's besides the switcher's own.
+#[test]
+fn data_of_the_kernels_is_named() {
+    let files = Files::new();
+    let marker = "\tclear_all ecx, edx, esi, edi, r8d, r9d, r10d, r11d\n";
+    let code =
+        format!("\tmovq\t$-1, %gs:pcpu_hot+16(%rip)\n\tcmpw\t$0x18, selector(%rip)\n{marker}");
+    let source = gas::replaced(gas::SWITCHER, &[(marker, &code)]);
+    let object = files.write("data.o", gas::assemble(&source, &[]));
+    let judged = |code, args: &[&str]| {
+        ends(code, &[&["prove", "--elf", &object, "--variant", "intel-4level"], args].concat())
+    };
+    let depth = "pcpu_hot+0x10:8,written";
+    let text = judged(2, &["--per-cpu", depth]);
+    assert!(text.contains("`selector`") && text.contains("--read-only selector:BYTES"), "{text}");
+    let text = judged(0, &["--per-cpu", depth, "--read-only", "selector:2=0x18"]);
+    for said in ["each CPU has `pcpu_hot+0x10`, 8 bytes at GS", "`selector`, 2 bytes, lies at"] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    let text = judged(1, &["--per-cpu", "pcpu_hot+0x10:8", "--read-only", "selector:2"]);
+    assert!(text.contains("`kept` does not hold"), "{text}");
+    for (wrong, what) in [
+        ("pcpu_hot:0", "`pcpu_hot` has 0 bytes"),
+        ("pcpu_hot:1=0x100", "cannot hold 0x100"),
+        ("pcpu_hot", "write a place"),
+        ("other:8", "no data called `other`"),
+        ("0x80:8", "overlap"),
+    ] {
+        let text = judged(2, &["--read-only", "selector:2", "--per-cpu", wrong]);
+        assert!(text.contains(what), "{wrong}: {text}");
+    }
+}

@@ -44,6 +44,12 @@ pub enum RegionName {
     Guest,
     /// Another stack.
     Stack,
+    /// Data of the host's that code may read.
+    HostData,
+    /// The same, which every root maps.
+    MappedData,
+    /// Data of the host's that code may write as it likes.
+    HostWord,
 }
 
 impl RegionName {
@@ -62,6 +68,9 @@ impl RegionName {
             Self::Code => "code",
             Self::Guest => "guest",
             Self::Stack => "stack",
+            Self::HostData => "host data",
+            Self::MappedData => "mapped data",
+            Self::HostWord => "host word",
         }
     }
 
@@ -77,8 +86,9 @@ impl RegionName {
             | Self::Sp0Stack
             | Self::IstStack
             | Self::InterruptedStack
+            | Self::MappedData
             | Self::Code => true,
-            Self::HostStack | Self::Guest | Self::Stack => false,
+            Self::HostStack | Self::Guest | Self::Stack | Self::HostData | Self::HostWord => false,
         }
     }
 
@@ -91,9 +101,15 @@ impl RegionName {
             | Self::HostStack
             | Self::InterruptedStack
             | Self::Stack => true,
-            Self::Tss | Self::TssExtra | Self::PerCpu | Self::Pvcs | Self::Code | Self::Guest => {
-                false
-            }
+            Self::Tss
+            | Self::TssExtra
+            | Self::PerCpu
+            | Self::Pvcs
+            | Self::Code
+            | Self::Guest
+            | Self::HostData
+            | Self::MappedData
+            | Self::HostWord => false,
         }
     }
 }

@@ -113,7 +113,13 @@ pub(crate) fn compare_runs<D: Domain>(
             RegionName::Sp0Stack | RegionName::IstStack => !in_guest && at >= frame,
             RegionName::InterruptedStack => at >= -(FarFrame::RED_ZONE as i64),
             RegionName::HostStack => in_guest,
-            RegionName::Pvcs | RegionName::PerCpu | RegionName::Guest | RegionName::Stack => true,
+            RegionName::Pvcs
+            | RegionName::PerCpu
+            | RegionName::Guest
+            | RegionName::Stack
+            | RegionName::HostData
+            | RegionName::MappedData
+            | RegionName::HostWord => true,
         };
         for index in (0..a.cells.len()).step_by(4) {
             let at = a.offset(index);

@@ -13,6 +13,7 @@
 //! | `setting` | what a switcher is meant for: a variant, and what its host says of itself |
 //! | `layouts` | where the fields of structs lie, as in ours or as in somebody else's |
 //! | `contract` | what the code around a switcher guarantees |
+//! | `host_data` | data of the host's that somebody's code uses |
 //! | `profile` | known kernels: names, layouts, contracts |
 //! | `target` | the code: an [`Image`](switcher_gen::Image), or anybody's; what lies around its instructions; what may not overlap |
 //! | `elf` | anybody's files, to targets |
@@ -78,6 +79,7 @@ mod entry;
 mod equivalence;
 mod findings;
 mod goal;
+mod host_data;
 mod layouts;
 mod lines;
 mod profile;
@@ -103,6 +105,7 @@ pub use entry::{Entry, EntryPoints};
 pub use equivalence::Equivalence;
 pub use findings::{Findings, Refused};
 pub use goal::Goal;
+pub use host_data::{DataAt, HostData, WrongData};
 pub use layouts::{ExtraField, KnownField, LayoutError, Places, PvcsField};
 pub use lines::{Lines, NoLines, SourceLine};
 pub use obligation::Obligation;

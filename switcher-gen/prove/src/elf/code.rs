@@ -12,7 +12,7 @@ use super::labels::hosts;
 use super::layout::Layout;
 use super::leads::{Across, Leads, Out, To, Use};
 use super::overlay::Overlay;
-use super::per_cpu::{self, Variable, Variables};
+use super::per_cpu::{self, Copies, Variable, Variables};
 use super::places::{BASE, PlaceInFile, REACH};
 use super::relocation::{FAR, Form, Relocation};
 
@@ -293,8 +293,7 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
             }
             let at = area.range.start + relocation.offset;
             let (field, width, leads) = self.resolve(area, relocation)?;
-            let is_variable =
-                matches!(&leads, Leads::Out(out) if matches!(out.use_, Use::PerCpu { .. }));
+            let is_variable = matches!(&leads, Leads::Out(out) if matches!(out.use_, Use::PerCpu { .. } | Use::Fixed));
             if let Leads::Out(out) = leads
                 && !across.allows(at)
             {
@@ -413,11 +412,22 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
                 let is_wanted = self.file.request.wants(&symbol);
                 let error = ReadError::Undefined { at: at(), symbol: symbol.clone() };
                 let size = per_cpu::MOST;
+                if self.file.request.wants_fixed(&symbol) {
+                    let error = ReadError::FixedData { at: at(), symbol: symbol.clone() };
+                    return self.fixed(Variable::Undefined(symbol), 0..size, error);
+                }
                 self.variable(Variable::Undefined(symbol), 0..size, is_wanted, error)
             }
             _ if symbol.is_weak() => Err(ReadError::Weak { symbol: symbol.text() }),
             Of::Absolute => Ok((symbol.value, To::Number)),
             Of::Section(index) => match self.ranges.get(&index) {
+                Some(range)
+                    if index != area.section && self.file.request.wants_fixed(&symbol.text()) =>
+                {
+                    let error = ReadError::FixedData { at: at(), symbol: symbol.text() };
+                    let address = range.start.wrapping_add(symbol.value);
+                    Ok((address, To::Fixed { within: range.clone(), error }))
+                }
                 Some(range) => {
                     let to = match index == area.section {
                         true => To::Own(range.clone()),
@@ -434,6 +444,11 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
                             let is_wanted = self.file.request.wants(&symbol.text());
                             let own = symbol.value..section.size;
                             self.variable(Variable::Section(index), own, is_wanted, error)
+                        }
+                        Some(section) if self.file.request.wants_fixed(&symbol.text()) => {
+                            let own = symbol.value..section.size;
+                            let error = ReadError::FixedData { at: at(), symbol: symbol.text() };
+                            self.fixed(Variable::Section(index), own, error)
                         }
                         _ => Err(error),
                     }
@@ -455,9 +470,25 @@ impl<'data, R: Contents<'data>> FileCode<'_, 'data, R> {
         error: ReadError,
     ) -> Result<(u64, To), ReadError> {
         let Some(layout) = &self.layout else { return Err(error) };
-        let place = self.variables.place(variable, layout)?;
+        let place = self.variables.place(variable, Copies::OfEachCpu, layout)?;
         let within = place..place.saturating_add(own.end);
         Ok((place.wrapping_add(own.start), To::PerCpu { within, is_wanted, error }))
+    }
+
+    /// The address of data that every CPU shares, likewise.
+    fn fixed(
+        &self,
+        variable: Variable,
+        own: Range<u64>,
+        error: ReadError,
+    ) -> Result<(u64, To), ReadError> {
+        if own.end > per_cpu::MOST {
+            return Err(error);
+        }
+        let Some(layout) = &self.layout else { return Err(error) };
+        let place = self.variables.place(variable, Copies::One, layout)?;
+        let within = place..place.saturating_add(own.end);
+        Ok((place.wrapping_add(own.start), To::Fixed { within, error }))
     }
 }
 

@@ -17,7 +17,13 @@ pub(super) fn addresses<'data, R: Contents<'data>>(
     for symbol in code.file.symbols() {
         let symbol = symbol?;
         let Ok(name) = std::str::from_utf8(symbol.name) else { continue };
-        if !code.file.request.wants(name) {
+        let is_fixed = code.file.request.wants_fixed(name);
+        if !is_fixed && !code.file.request.wants(name) {
+            continue;
+        }
+        // An address of the code's own, which an object has, too.
+        if let Some(address) = code.address(&symbol).filter(|_| is_fixed) {
+            found.insert(name.to_owned(), address);
             continue;
         }
         let address = match symbol.of {

@@ -106,7 +106,8 @@ pub enum ReadError {
     /// Code refers to what another file defines.
     #[error(
         "{at} refers to `{symbol}`, which the file does not define: link it with what does, or say which \
-         symbol of ours it is (`--symbol OURS={symbol}`)"
+         symbol of ours it is (`--symbol OURS={symbol}`), or which data it is (`--per-cpu`, \
+         `--read-only {symbol}:BYTES`)"
     )]
     Undefined {
         /// Where in the file.
@@ -116,14 +117,25 @@ pub enum ReadError {
     },
     /// Code refers to memory that is not code.
     #[error(
-        "{at} refers to section `{section}`: only code is modelled; reach data through GS, or \
-         make it an immediate"
+        "{at} refers to section `{section}`: only code is modelled; reach data through GS, make it an \
+         immediate, or say which data it is (`--read-only SYMBOL:BYTES`), if it has a global symbol"
     )]
     Data {
         /// Where in the file.
         at: PlaceInFile,
         /// The section that it refers to.
         section: String,
+    },
+    /// Data was asked for, and is not only read and written where it lies.
+    #[error(
+        "{at} uses `{symbol}`, which was said to be data, otherwise than as an operand in memory that is \
+         counted from RIP alone: its address may be anywhere"
+    )]
+    FixedData {
+        /// Where in the file.
+        at: PlaceInFile,
+        /// The symbol.
+        symbol: String,
     },
     /// The file is right for one link only.
     #[error(transparent)]

@@ -32,6 +32,13 @@ pub(super) enum To {
         /// What is wrong otherwise.
         error: ReadError,
     },
+    /// The symbol is data that code may read relative to its own address.
+    Fixed {
+        /// The addresses of what it is in.
+        within: Range<u64>,
+        /// What is wrong otherwise.
+        error: ReadError,
+    },
     /// The address is a number.
     Number,
 }
@@ -67,6 +74,8 @@ pub(super) enum Use {
         /// prover must find GS base in it.
         is_wanted: bool,
     },
+    /// An operand counted from RIP with this displacement is data that was asked for.
+    Fixed,
     Nothing,
 }
 
@@ -118,9 +127,17 @@ impl Leads {
             To::PerCpu { within, is_wanted, error } => {
                 // What is accessed lies at the operand's end, if the distance counts from there.
                 let at = if form.relative { target } else { value };
-                let is_displacement = form.width == 4 && form.signed && within.contains(&at);
+                let is_within = is_in(&within, at, form.relative);
+                let is_displacement = form.width == 4 && form.signed && is_within;
                 let per_cpu = Use::PerCpu { is_relative: form.relative, is_wanted };
                 let use_ = if is_displacement { per_cpu } else { Use::Nothing };
+                Self::Out(Out { use_, error })
+            }
+            To::Fixed { within, error } => {
+                let use_ = match is_distance && is_in(&within, target, true) {
+                    true => Use::Fixed,
+                    false => Use::Nothing,
+                };
                 Self::Out(Out { use_, error })
             }
             To::Host(name) => Self::Out(Out {
@@ -129,6 +146,15 @@ impl Leads {
             }),
         })
     }
+}
+
+/// Whether an operand at `at` is in this range. If it is `relative`, it is counted from the end of
+/// its field, and an immediate operand may lie between that and the end of the instruction.
+fn is_in(within: &Range<u64>, at: u64, relative: bool) -> bool {
+    /// The longest that there is.
+    const IMMEDIATE: u64 = 4;
+    let longest = if relative { IMMEDIATE } else { 0 };
+    within.start <= at.saturating_add(longest) && at < within.end
 }
 
 /// Whether `field` is the distance of a direct call or jump.

@@ -32,40 +32,53 @@ pub(super) enum Variable {
     Section(usize),
 }
 
+/// How many there are of a variable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Copies {
+    /// One for all CPUs: data that was [asked for](super::Request::with_fixed_data).
+    One,
+    OfEachCpu,
+}
+
 /// The variables that code was found to refer to, in the order in which it was.
 #[derive(Default)]
-pub(super) struct Variables(RefCell<Vec<(Variable, u64)>>);
+pub(super) struct Variables(RefCell<Vec<(Variable, Copies, u64)>>);
 
 impl Variables {
     /// Where a variable lies, from now on if it has no place yet.
-    pub(super) fn place(&self, variable: Variable, layout: &Layout) -> Result<u64, ReadError> {
+    pub(super) fn place(
+        &self,
+        variable: Variable,
+        copies: Copies,
+        layout: &Layout,
+    ) -> Result<u64, ReadError> {
         let mut all = self.0.borrow_mut();
-        if let Some((_, place)) = all.iter().find(|(known, _)| *known == variable) {
+        if let Some((.., place)) = all.iter().find(|(known, ..)| *known == variable) {
             return Ok(*place);
         }
         if all.len() >= SLOTS {
             return Err(ReadError::TooLarge { what: "the per-CPU variables" });
         }
         let place = START + SLOT * all.len() as u64 + layout.variable(all.len() as u64, MOST);
-        all.push((variable, place));
+        all.push((variable, copies, place));
         Ok(place)
     }
 
-    /// Whether there is none.
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
+    /// Whether each CPU has a copy of one.
+    pub(super) fn are_of_cpus(&self) -> bool {
+        self.0.borrow().iter().any(|(_, copies, _)| *copies == Copies::OfEachCpu)
     }
 
     /// Where a variable lies that has a place.
     pub(super) fn known(&self, variable: &Variable) -> Option<u64> {
         let all = self.0.borrow();
-        all.iter().find(|(known, _)| known == variable).map(|(_, place)| *place)
+        all.iter().find(|(known, ..)| known == variable).map(|(.., place)| *place)
     }
 
     /// The variables that the object does not have.
     pub(super) fn undefined(&self) -> Vec<(String, u64)> {
         let all = self.0.borrow();
-        let undefined = all.iter().filter_map(|(variable, place)| match variable {
+        let undefined = all.iter().filter_map(|(variable, _, place)| match variable {
             Variable::Undefined(name) => Some((name.clone(), *place)),
             Variable::Section(_) => None,
         });
@@ -93,6 +106,11 @@ pub(super) fn is_based(i: &Instruction) -> bool {
     i.memory_base().is_gpr64()
         && i.memory_index() == Register::None
         && matches!(i.memory_segment(), Register::DS | Register::SS)
+}
+
+/// Whether the operand in memory is counted from RIP, and from nothing else.
+pub(super) fn is_fixed(i: &Instruction) -> bool {
+    i.is_ip_rel_memory_operand() && matches!(i.memory_segment(), Register::DS | Register::SS)
 }
 
 /// Whether `field` is the displacement of an operand in memory.

@@ -160,6 +160,9 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, '_, 'data, R> {
                     (is_based || per_cpu::is_through_gs(&i, is_relative))
                         && per_cpu::is_displacement_of(&i, &fields, &field)
                 }
+                Use::Fixed => {
+                    per_cpu::is_fixed(&i) && per_cpu::is_displacement_of(&i, &fields, &field)
+                }
                 Use::Nothing => false,
             };
             if is_used {

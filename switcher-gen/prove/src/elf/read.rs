@@ -295,7 +295,7 @@ fn switcher<'data, R: Contents<'data>>(
         ));
     }
     let data = data::addresses(code)?;
-    if !code.variables.is_empty() {
+    if code.variables.are_of_cpus() {
         taken.push(String::from(
             "whoever links the object has each CPU's copy of a per-CPU variable at GS base and the \
              variable's address, wherever the code lies",

@@ -27,6 +27,8 @@ pub struct Request {
     symbols: BTreeMap<String, &'static str>,
     /// The symbols of data of which the addresses are wanted.
     data: BTreeSet<String>,
+    /// Those of data that code may reach relative to its own address.
+    fixed: BTreeSet<String>,
     /// What is known of how the kernel boots.
     choices: Choices,
 }
@@ -87,6 +89,14 @@ impl Request {
         self
     }
 
+    /// The same of data that no CPU has a copy of its own of: code may read it relative to its own
+    /// address, in whatever section it is.
+    #[must_use]
+    pub fn with_fixed_data(mut self, symbol: &str) -> Self {
+        self.fixed.insert(symbol.into());
+        self
+    }
+
     /// The kernel is known to boot in this way.
     #[must_use]
     pub fn with_choice(mut self, choice: Choice, is_on: bool) -> Self {
@@ -136,9 +146,14 @@ impl Request {
         named.map_or(ours, |(theirs, _)| theirs)
     }
 
-    /// Whether the address of this symbol is wanted.
+    /// Whether the address of this symbol is wanted, as that of a per-CPU variable.
     pub(super) fn wants(&self, data: &str) -> bool {
         self.data.contains(data)
+    }
+
+    /// Whether it is wanted, as that of data which code reaches relative to its own address.
+    pub(super) fn wants_fixed(&self, data: &str) -> bool {
+        self.fixed.contains(data)
     }
 }
 

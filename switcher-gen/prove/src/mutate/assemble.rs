@@ -63,6 +63,7 @@ impl Listing {
             hooks: target.hooks,
             limit: target.limit,
             returns: target.returns,
+            data: target.data.clone(),
             setting: target.setting,
             assumed: target.assumed.clone(),
             harmless: target.harmless.clone(),

@@ -192,6 +192,9 @@ fn has_room<D: Domain>(d: &D, state: &Machine<D>) -> bool {
             | RegionName::Pvcs
             | RegionName::Code
             | RegionName::Guest
+            | RegionName::HostData
+            | RegionName::MappedData
+            | RegionName::HostWord
             | RegionName::Stack => return false,
         };
         let top = stack.offset(stack.cells.len());

@@ -67,8 +67,10 @@ impl Store {
             RegionName::IstStack => theorem.is_of_events() && self.at + self.size as i64 <= 0,
             // The return address above is the caller's.
             RegionName::HostStack => self.at + self.size as i64 <= 0,
+            RegionName::HostData | RegionName::MappedData => false,
             // The program refuses all stores to code, and no world has the other regions.
-            RegionName::InterruptedStack
+            RegionName::HostWord
+            | RegionName::InterruptedStack
             | RegionName::Code
             | RegionName::PerCpu
             | RegionName::Guest

@@ -8,6 +8,7 @@ use iced_x86::{FlowControl, Instruction, Mnemonic};
 use sha2::{Digest, Sha256};
 
 use crate::entry::Entry;
+use crate::host_data::HostData;
 use crate::run::Run;
 use crate::setting::Setting;
 use crate::stubs::{Alike, AlikeKey};
@@ -47,13 +48,13 @@ fn digest(of: &impl Hash) -> Key {
 /// The image, where it lies and what is said of it.
 pub(crate) fn whole(target: &Target) -> Key {
     let Target { program, enter_guest, return_from_guest, syscall_64, syscall_compat, .. } = target;
-    let Target { iretq, windows, gates, routines, hooks, returns, .. } = target;
+    let Target { iretq, windows, gates, routines, hooks, returns, data, .. } = target;
     // The setting is a part of the host's key: see `host`. The other fields are words for whoever
     // reads them.
     let Target { setting: _, limit: _, assumed: _, harmless: _, .. } = target;
     let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq, routines);
     let pieces: Vec<_> = program.pieces().collect();
-    digest(&(program.base(), pieces, entries, windows, gates, hooks, returns))
+    digest(&(program.base(), pieces, entries, windows, gates, hooks, returns, data))
 }
 
 /// All that a proof of `theorem` depends on: two targets with one key have one proof. Those of
@@ -77,6 +78,7 @@ pub(crate) fn key(entry: Entry<'_>, host: Key, whole: Key) -> Key {
 pub(crate) struct Host<'a> {
     theorem: Theorem,
     setting: Setting,
+    data: &'a [HostData],
     /// Of which windows the host is told.
     windows: Vec<Window>,
     has_gates: bool,
@@ -131,6 +133,7 @@ pub(crate) fn host(d: &Symbolic, entry: Entry<'_>, saved: Option<&Saved<Symbolic
     digest(&Host {
         theorem,
         setting: judged(target.setting, theorem),
+        data: &target.data,
         windows: target.windows.keys().copied().collect(),
         has_gates: target.gates.is_some(),
         before,

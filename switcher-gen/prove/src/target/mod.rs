@@ -10,6 +10,7 @@ use std::ops::Range;
 use iced_x86::{Mnemonic, OpKind};
 
 use crate::elf::{Foreign, Linkage, ReadError};
+use crate::host_data::{HostData, WrongData};
 use crate::setting::Setting;
 use crate::target::overlap::Overlap;
 use switcher_gen::asm::{HostSymbol, LINE, Label, Window};
@@ -46,6 +47,8 @@ pub struct Target {
     /// The addresses of the host's untraining and of its return thunk, in the order of
     /// [`HostSymbol::RETURNS`].
     pub returns: [u64; HostSymbol::RETURNS.len()],
+    /// Data of the host's that it uses besides its own.
+    pub data: Vec<HostData>,
     /// What it is meant for.
     pub setting: Setting,
     /// How many instructions a path may have before it is taken to have no end.
@@ -65,6 +68,9 @@ pub enum TargetError {
     /// Regions of its data share bytes with the code, or with each other.
     #[error(transparent)]
     Overlap(#[from] Overlap),
+    /// There is more of the host's data than can be.
+    #[error(transparent)]
+    Data(#[from] WrongData),
     /// No CPU of this kind executes code there.
     #[error(
         "the code lies at {address:#x}, which is no address with this paging mode: link it to \
@@ -135,6 +141,7 @@ impl Target {
             routines: Some(at(Label::Routines)..at(Label::RoutinesEnd)),
             hooks: HostSymbol::HOOKS.map(|symbol| place(symbol).unwrap_or_default()),
             returns: HostSymbol::RETURNS.map(|symbol| place(symbol).unwrap_or_default()),
+            data: Vec::new(),
             setting: Setting::from(image.variant()),
             limit: Self::LIMIT,
             assumed: Vec::new(),
@@ -197,6 +204,7 @@ impl Target {
             routines: routines.map(|(start, end)| start..end),
             hooks: HostSymbol::HOOKS.map(of_host),
             returns: HostSymbol::RETURNS.map(of_host),
+            data: Vec::new(),
             setting,
             limit: Self::LIMIT,
             assumed: foreign.assumed().into_iter().chain(setting.contract.assumed()).collect(),
@@ -204,6 +212,20 @@ impl Target {
         };
         target.is_possible()?;
         Ok(target)
+    }
+
+    /// The same code, which uses this data of the host's besides its own.
+    ///
+    /// # Errors
+    /// If there is too much of it, or if it shares bytes with the code or with other data.
+    pub fn with_data(mut self, data: Vec<HostData>) -> Result<Self, TargetError> {
+        if data.len() > HostData::MOST {
+            return Err(WrongData::TooMany { count: data.len() }.into());
+        }
+        self.assumed.extend(data.iter().map(ToString::to_string));
+        self.data = data;
+        self.is_possible()?;
+        Ok(self)
     }
 
     /// The same code, meant for another host.

@@ -4,13 +4,14 @@
 //! Regions with unknown addresses are apart by assumption. The per-CPU block's parts have offsets
 //! from one address, the code has an address, and with placement `percpu` so has the block.
 
+use crate::host_data::DataAt;
 use crate::target::Target;
 use switcher_gen::layout::{PerCpu, Placement, Tss};
 /// Two regions that share bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{} and {} overlap: say where the code has them (`--gs-tss`, `--gs-tss-extra`), or put them \
-     apart", .regions[0], .regions[1]
+    "{} and {} overlap: say where the code has them (`--gs-tss`, `--gs-tss-extra`, `--per-cpu`, \
+     `--read-only`), or put them apart", .regions[0], .regions[1]
 )]
 pub struct Overlap {
     /// The names of the two, and where they lie.
@@ -19,15 +20,15 @@ pub struct Overlap {
 
 /// Where a region lies: at a number, or relative to the per-CPU block.
 #[derive(Clone, Copy)]
-struct Span {
-    name: &'static str,
+struct Span<'a> {
+    name: &'a str,
     /// Whether the start counts from an unknown address.
     is_relative: bool,
     start: u64,
     size: u64,
 }
 
-impl Span {
+impl Span<'_> {
     const fn overlaps(&self, other: &Self) -> bool {
         self.is_relative == other.is_relative
             && share_a_byte((self.start, self.size), (other.start, other.size))
@@ -82,6 +83,13 @@ pub(crate) fn check(target: &Target) -> Result<(), Overlap> {
         is_relative: false,
         start: *address,
         size: 1,
+    }));
+    all.extend(target.data.iter().map(|data| {
+        let (is_relative, start) = match data.at {
+            DataAt::PerCpu(at) => (true, at.cast_unsigned()),
+            DataAt::Fixed(at) => (false, at),
+        };
+        Span { name: &data.name, is_relative, start, size: data.size.into() }
     }));
     for (number, one) in all.iter().enumerate() {
         if let Some(other) = all[number + 1..].iter().find(|other| one.overlaps(other)) {

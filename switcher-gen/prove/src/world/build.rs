@@ -1,6 +1,7 @@
 //! The state in which a routine starts: memory, registers, and the same for the specification.
 
 use crate::contract::Clauses;
+use crate::host_data::{DataAccess, DataAt, HostData};
 use crate::layouts::{ExtraField, KnownField, Places, PvcsField};
 use crate::target::Target;
 use crate::theorem::Start;
@@ -104,6 +105,30 @@ impl<D: Domain, S: Source<D>> Builder<'_, D, S> {
             self.append(cells, size as usize, value);
             at += size;
         }
+    }
+
+    /// The host's data that the code uses.
+    fn data(&mut self, all: &[HostData], base: u64, host_gs: D::Word) -> Vec<Region<D>> {
+        let mut regions = Vec::with_capacity(all.len());
+        for (number, data) in (0..).zip(all) {
+            let HostData { at, size, value, access, .. } = data;
+            let mut cells = Vec::with_capacity((*size).into());
+            match value {
+                Some(value) => self.append(&mut cells, (*size).into(), self.d.word(*value)),
+                None => self.bytes(Object::HostData(number), &mut cells, 0, (*size).into()),
+            }
+            let name = match access {
+                DataAccess::Read => RegionName::HostData,
+                DataAccess::ReadMapped => RegionName::MappedData,
+                DataAccess::Write => RegionName::HostWord,
+            };
+            let (base, start) = match at {
+                DataAt::PerCpu(at) => (host_gs, *at),
+                DataAt::Fixed(at) => (self.d.code(base), at.wrapping_sub(base).cast_signed()),
+            };
+            regions.push(Region::new(name, base, start, cells));
+        }
+        regions
     }
 
     fn append(&self, cells: &mut Vec<D::Cell>, size: usize, value: D::Word) {
@@ -291,6 +316,7 @@ impl<D: Domain> World<D> {
         let spec_extra = read_extra(d, &extra, setting);
         let spec_pvcs = read_pvcs(d, &pvcs, setting);
         let mut regions = vec![tss, extra, pvcs, sp0_stack, host_stack, ist_stack];
+        regions.extend(b.data(&target.data, code.base(), host_gs));
         regions.extend(code_regions);
         let memory = Memory { regions, racing: false };
         let rip = match start {

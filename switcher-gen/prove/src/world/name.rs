@@ -2,6 +2,7 @@
 
 use std::hash::Hash;
 
+use crate::host_data::HostData;
 use switcher_gen::layout::Revision;
 use switcher_model::{Domain, Gpr, Origin, RegionName};
 
@@ -75,6 +76,8 @@ pub enum Object {
     Hook,
     /// What a hook of the host's leaves below its stack.
     HookStack,
+    /// Data of the host's that somebody's code uses, by its number.
+    HostData(u8),
 }
 
 impl Object {
@@ -106,9 +109,14 @@ impl Object {
             Self::Event => "event",
             Self::Hook => "hook",
             Self::HookStack => "hook stack",
+            Self::HostData(number) => DATA[number as usize],
         }
     }
 }
+
+/// What data of the host's is called in states, by its number.
+const DATA: [&str; HostData::MOST] =
+    ["data 1", "data 2", "data 3", "data 4", "data 5", "data 6", "data 7", "data 8"];
 
 /// A part of what has a [`Name`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -183,6 +191,7 @@ impl Name {
                 | Object::Tss
                 | Object::TssExtra
                 | Object::HostStack
+                | Object::HostData(_)
                 | Object::Cr4
                 | Object::Efer
                 | Object::SpecCtrl => Origin::Host,
