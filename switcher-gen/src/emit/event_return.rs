@@ -16,7 +16,10 @@
 //! whether NMIs are blocked. CPUs do not predict it either, so nothing that a guest has trained can
 //! lead it astray; a near RET would need the mitigations of an exit.
 //!
-//! The interrupted RIP alone decides which way is taken, because RSP may be a guest's (row 10).
+//! The interrupted RIP alone decides which way is taken, because RSP may be a guest's (row 10). A CPU
+//! that takes a guest's code for ring 0's by a wrong prediction would write to and read from
+//! wherever a guest's RSP points, and the far RET and VERW would read the descriptor that is named
+//! there (row 61). An LFENCE keeps it from that until it knows.
 //!
 //! POPFQ cannot set RF, so an instruction breakpoint in code that is returned to by the far RET
 //! would be met again for ever. A guest's breakpoints lie in its own addresses, and a host sets
@@ -50,10 +53,9 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; iretq
 
         /// Elsewhere they may be: without IRETQ, below the interrupted RSP, which is a stack of ring 0.
+        /// Not before it is certain that it is.
         ; =>Label::ResumeOnStack
-    );
-    mitigations::before_interrupted_stack(a, variant);
-    asm!(a
+        ; lfence
         ; mov   rax, QWORD [BYTE rsp + ResumingRing0::iret + IretFrame::rsp]
         ; sub   rax, FarFrame::ROOM as i32
         ; mov   rcx, QWORD [BYTE rsp + ResumingRing0::iret + IretFrame::eflags]

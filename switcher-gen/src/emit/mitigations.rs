@@ -128,19 +128,6 @@ pub(super) fn before_ring_0<S: Sink>(a: &mut S, variant: &Variant) {
     }
 }
 
-/// What is done before the interrupted stack is used. A CPU that takes a guest's code for ring 0's
-/// by a wrong prediction would use what a guest's RSP points to, and VERW in [`before_far_return`]
-/// would read the descriptor that is named there (spec/hazards.md, row 61).
-#[rustfmt::skip]
-pub(super) fn before_interrupted_stack<S: Sink>(a: &mut S, variant: &Variant) {
-    if variant.mitigations().verw {
-        asm!(a
-            /// Not before it is certain that this is ring 0's stack.
-            ; lfence
-        );
-    }
-}
-
 /// The same as [`before_ring_0`], before the far RET. RSP points to its [`FarFrame`].
 #[rustfmt::skip]
 pub(super) fn before_far_return<S: Sink>(a: &mut S, variant: &Variant) {

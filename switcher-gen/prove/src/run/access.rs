@@ -7,7 +7,7 @@ use crate::run::origins::is_a_leak;
 use crate::run::stores::Store;
 use crate::run::watch::Watch;
 use crate::run::{locked, stores};
-use switcher_model::{Access, Domain, Origin, Place, RegionName, State as Machine};
+use switcher_model::{Access, Domain, Origin, Place, Region, RegionName, State as Machine};
 
 impl<'a, D: Domain> Watch<'a, D> {
     /// What must hold of an access, and what is remembered of it.
@@ -100,7 +100,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         let at = region.offset(access.place.index);
         let store = Store { region: region.name, at, size: access.place.size };
         let setting = &self.entry.target.setting;
-        let is_allowed = store.is_allowed(self.entry.theorem, setting);
+        let is_allowed = self.may_store(region, access.place);
         if let Some(hooks) = store.hooks_bits(setting).filter(|_| is_allowed) {
             let at = self.trace.last().copied();
             let op = at.and_then(|at| self.entry.target.program.at(at));
@@ -131,6 +131,13 @@ impl<'a, D: Domain> Watch<'a, D> {
             self.stored.host_rsp += 1;
             goals.add(obligation::KEPT, d.bit(self.stored.host_rsp == 1), "host_rsp");
         }
+    }
+
+    /// Whether the code may store there at all.
+    pub(crate) fn may_store(&self, region: &Region<D>, place: Place) -> bool {
+        let at = region.offset(place.index);
+        let store = Store { region: region.name, at, size: place.size };
+        store.is_allowed(self.entry.theorem, &self.entry.target.setting)
     }
 
     /// What only the host maps is there on the host's root alone, so that page-table isolation

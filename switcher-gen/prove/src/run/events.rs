@@ -81,6 +81,10 @@ pub(crate) fn deliver<D: Domain>(
     (!arrived).then_some(End::Broken { obligation, text, about, values: None })
 }
 
+/// The registers that code of C may change.
+pub(crate) const CLOBBERED: [Gpr; 9] =
+    [Gpr::Rax, Gpr::Rcx, Gpr::Rdx, Gpr::Rsi, Gpr::Rdi, Gpr::R8, Gpr::R9, Gpr::R10, Gpr::R11];
+
 /// A hook of the host's is called: what it must find, and what it leaves. Says whether it does not
 /// return.
 pub(crate) fn call<D: Domain>(
@@ -142,9 +146,7 @@ pub(crate) fn call<D: Domain>(
     };
     machine.rip = machine.memory.load(d, place);
     machine.set(Gpr::Rsp, d.plus(rsp, 8));
-    for register in
-        [Gpr::Rax, Gpr::Rcx, Gpr::Rdx, Gpr::Rsi, Gpr::Rdi, Gpr::R8, Gpr::R9, Gpr::R10, Gpr::R11]
-    {
+    for register in CLOBBERED {
         machine.set(register, clobbered[register as usize]);
     }
     machine.flags = Flags::new(d, d.or(*flags, d.word(RFlags::FIXED.bits())));

@@ -94,7 +94,16 @@ impl<'a, D: Domain> Watch<'a, D> {
                 self.barriers.returned();
                 self.barriers.branch(at, None);
             }
-            Branch::Jump => self.barriers.branch(at, to),
+            Branch::Jump => {
+                self.barriers.branch(at, to);
+                // Where a jump leads to the host, the next RET is the host's, and is predicted by
+                // what a guest has left, as an exit's own would be.
+                let target = self.entry.target;
+                let is_own = |to| target.program.contains(to) || target.of_host(to).is_some();
+                if !to.is_some_and(is_own) {
+                    self.at_return(d, goals, state, false, true, 0);
+                }
+            }
             Branch::Counted => {}
             Branch::Call => {
                 let next = self.entry.target.program.instruction(at).next_ip();

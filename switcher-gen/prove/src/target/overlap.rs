@@ -77,7 +77,9 @@ pub(crate) fn check(target: &Target) -> Result<(), Overlap> {
         },
     ];
     // The host's routines are not looked at: the code's own bytes would not be.
-    let hosts = hooks.iter().chain(returns).filter(|address| program.contains(**address));
+    // 0 stands for one that there is not.
+    let is_within = |address: &&u64| **address != 0 && program.contains(**address);
+    let hosts = hooks.iter().chain(returns).filter(is_within);
     all.extend(hosts.map(|address| Span {
         name: "a routine of the host's",
         is_relative: false,

@@ -79,6 +79,16 @@ impl Lies {
             && regions.any(|(number, region)| region.is_code && self.regions().has(number))
     }
 
+    /// Whether it may lead to one of these regions, or beside it.
+    pub(crate) fn is_one_of<D: Domain>(
+        self,
+        state: &Machine<D>,
+        is_one: impl Fn(&Region<D>) -> bool,
+    ) -> bool {
+        let mut regions = state.memory.regions.iter().enumerate();
+        regions.any(|(number, region)| self.regions().has(number) && is_one(region))
+    }
+
     const fn regions(self) -> Regions {
         match self {
             Self::Beside(regions) | Self::Counted(regions) => regions,
@@ -101,6 +111,11 @@ pub(crate) struct Strayed {
     calls_below: [usize; REGIONS],
     /// Whether RSP has been set to such an address.
     is_set: bool,
+    /// Whether something that no guest may learn was stored to where a guest may load it.
+    pub(crate) tells: bool,
+    /// Whether something that a guest may have chosen was stored to where the host may load it and
+    /// take it for its own.
+    pub(crate) steers: bool,
 }
 
 impl Strayed {
@@ -112,6 +127,8 @@ impl Strayed {
         let calls = self.calls_below.iter().zip(&other.calls_below);
         self.elsewhere <= other.elsewhere
             && self.is_set <= other.is_set
+            && self.tells <= other.tells
+            && self.steers <= other.steers
             && calls.into_iter().all(|(a, b)| a <= b)
             && pairs(&self.within, &other.within)
             && pairs(&self.beside, &other.beside)
@@ -121,6 +138,8 @@ impl Strayed {
     pub(crate) fn join(&mut self, other: &Self) {
         self.elsewhere |= other.elsewhere;
         self.is_set |= other.is_set;
+        self.tells |= other.tells;
+        self.steers |= other.steers;
         let calls = self.calls_below.iter_mut().zip(&other.calls_below);
         calls.for_each(|(end, other)| *end = (*end).max(*other));
         let all = self.within.iter_mut().zip(&other.within);

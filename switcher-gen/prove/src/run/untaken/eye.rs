@@ -10,7 +10,7 @@ use crate::run::origins::{is_a_leak, is_steered};
 use crate::run::watch::Watch;
 use switcher_model::program::{MemoryOperand, Op, Operand, Operation, Segment};
 use switcher_model::{
-    Access, Domain, Effect, Elsewhere, Gpr, Held, Observer, Origin, Place, RegionName,
+    Access, Domain, Effect, Elsewhere, Gpr, Held, Observer, Origin, Place, Region, RegionName,
     State as Machine,
 };
 
@@ -33,6 +33,19 @@ pub(crate) struct Eye<'a, 'b, D: Domain> {
     pub(crate) settled_by: Vec<D::Word>,
     /// How many of the values that the instruction combines say where the code lies.
     pub(crate) places: usize,
+}
+
+impl<'a, 'b, D: Domain> Eye<'a, 'b, D> {
+    /// Who watches `op`, which is neither too late nor a frame's.
+    pub(crate) fn new(
+        op: Op,
+        (watch, goals): (&'a mut Watch<'b, D>, &'a mut Goals<D>),
+        (told, strayed): (&'a mut Vec<D::Word>, &'a mut Strayed),
+    ) -> Self {
+        let (is_last, is_frame, is_over) = (false, false, false);
+        let (settled_by, places) = (Vec::new(), 0);
+        Self { watch, goals, op, is_last, is_frame, told, strayed, is_over, settled_by, places }
+    }
 }
 
 impl<D: Domain> Eye<'_, '_, D> {
@@ -205,6 +218,11 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
         let is_partly = is_partly_within(d, state, at.address, at.size);
         let from = self.origins(d, state, value);
         self.strayed.store(d, state, lies, from, is_partly);
+        let of = |region: &Region<D>, name| region.name == name;
+        let is_pvcs = lies.is_one_of(state, |region| of(region, RegionName::Pvcs));
+        let is_other = lies.is_one_of(state, |region| !of(region, RegionName::Pvcs));
+        self.strayed.tells |= is_pvcs && is_a_leak(d, value);
+        self.strayed.steers |= is_other && is_steered(d, value);
         true
     }
 
@@ -270,7 +288,8 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
 impl<D: Domain> Eye<'_, '_, D> {
     fn access(&mut self, d: &D, state: &Machine<D>, access: &Access<D::Word>) {
         let (watch, goals) = (&mut *self.watch, &mut *self.goals);
-        let name = state.memory.regions[access.place.region].name;
+        let region = &state.memory.regions[access.place.region];
+        let name = region.name;
         let is_frame = watch.is_of_frame(name) && !d.mentions(access.value, Origin::is_the_hosts);
         watch.barriers.overwritten &= is_frame;
         watch.has_read(d, goals, self.is_last && !is_frame);
@@ -290,6 +309,10 @@ impl<D: Domain> Eye<'_, '_, D> {
             let is_by_rsp = self.is_by_rsp();
             let from = self.origins(d, state, access.value);
             self.strayed.stored(access.place, is_by_rsp, from);
+            let is_shared = region.name == RegionName::Pvcs;
+            let is_allowed = self.watch.may_store(region, access.place);
+            self.strayed.tells |= is_shared && is_a_leak(d, access.value);
+            self.strayed.steers |= !is_shared && !is_allowed && is_steered(d, access.value);
         }
         if !access.store && combines(self.op.kind) {
             self.places += usize::from(is_of_place(d, access.value));

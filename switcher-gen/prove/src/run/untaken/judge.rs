@@ -5,12 +5,15 @@ use crate::contract::Clauses;
 use crate::goal::Goals;
 use crate::layouts::ExtraField;
 use crate::obligation;
+use crate::run::arms::memory::Strayed;
 use crate::run::arms::points::{To, points_to};
+use crate::run::events::untold;
 use crate::run::origins::is_a_leak;
 use crate::run::origins::is_steered;
 use crate::run::watch::Watch;
 use crate::theorem::Theorem;
 use crate::world::World;
+use switcher_gen::arch::RFlags;
 use switcher_model::{Access, Domain, Gpr, Origin, Place, RegionName, State as Machine};
 
 impl<D: Domain> Watch<'_, D> {
@@ -46,12 +49,20 @@ pub(crate) fn at_caller<D: Domain>(
     world: &World<D>,
     watch: &mut Watch<'_, D>,
     goals: &mut Goals<D>,
+    strayed: &Strayed,
 ) {
     let machine = &world.machine;
     if d.distance(machine.rip, world.caller.rip) != Some(0) {
         goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
     }
     watch.is_host(d, goals, machine);
+    if d.distance(machine.get(Gpr::Rsp), world.caller.rsp) != Some(0) {
+        goals.broken(d, obligation::UNTAKEN_MEMORY, Gpr::Rsp.name(), None);
+    }
+    let down = d.mask(machine.rflags(d), RFlags::DF.bits());
+    for (is_free, about) in [(!strayed.steers, "memory"), (!is_steered(d, down), "DF")] {
+        goals.add(obligation::UNTAKEN_MEMORY, d.bit(is_free), about);
+    }
     let setting = &world.setting;
     let is_any = |register| register == Gpr::Rdi && setting.promises(Clauses::ANY_RDI);
     let all = Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp);
@@ -59,6 +70,51 @@ pub(crate) fn at_caller<D: Domain>(
         let is_free = !is_steered(d, machine.get(register));
         goals.add(obligation::EXIT_SCRATCH, d.bit(is_free), register.name());
     }
+}
+
+/// The arm calls a hook of the host's: what that finds in RDI and RSP, in memory, and as its return
+/// address, which is where the hook's own RET leads.
+pub(crate) fn at_hook<D: Domain>(
+    d: &D,
+    world: &World<D>,
+    watch: &Watch<'_, D>,
+    goals: &mut Goals<D>,
+    strayed: &Strayed,
+) {
+    let machine = &world.machine;
+    untold(d, machine, goals);
+    for register in [Gpr::Rdi, Gpr::Rsp] {
+        let word = machine.get(register);
+        let is_ours = matches!(points_to(d, machine, word), Some(To::Region(_)));
+        let is_free = d.bit(is_ours || !is_steered(d, word));
+        goals.add(obligation::HOOK_REGISTERS, is_free, register.name());
+    }
+    goals.add(obligation::HOOK_REGISTERS, d.bit(!strayed.steers), "memory");
+    let place = machine.memory.locate(d, machine.get(Gpr::Rsp), 8, machine.cr3);
+    let is_known = place.is_some_and(|place| {
+        let to = d.code_at(machine.memory.load(d, place));
+        let is_code = to.is_some_and(|to| watch.entry.target.program.contains(to));
+        is_code && !strayed.is_open(place.region)
+    });
+    if !is_known {
+        goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
+    }
+    watch.is_host(d, goals, machine);
+}
+
+/// SYSRETQ: the guest's code may be executed, and loads what the arm has stored.
+pub(crate) fn at_sysretq<D: Domain>(
+    d: &D,
+    machine: &Machine<D>,
+    watch: &mut Watch<'_, D>,
+    goals: &mut Goals<D>,
+    strayed: &Strayed,
+) {
+    watch.verw(d, goals);
+    tells_a_guest(d, machine, goals);
+    goals.add(obligation::NO_HOST_VALUE, d.bit(!strayed.tells), "memory");
+    let is_hosts = d.distance(machine.cr3, watch.start.block.host_cr3) == Some(0);
+    goals.add(obligation::ROOT, d.bit(!is_hosts), "CR3");
 }
 
 /// The arm enters a guest, if it is about routines that do: an event returns to ring 0.

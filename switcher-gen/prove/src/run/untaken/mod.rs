@@ -37,6 +37,7 @@ mod later;
 mod predict;
 mod tells;
 
+use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use crate::bad_code::BadCode;
@@ -44,18 +45,20 @@ use crate::goal::{Goal, Goals};
 use crate::obligation;
 use crate::run::arms::seen::{STATES, Seen};
 use crate::run::arms::{ARMS, Arm, Arms, SoFar, Untaken, copy};
-use crate::run::events::untold;
+use crate::run::events::CLOBBERED;
 use crate::run::host_return;
 use crate::run::host_return::HostReturn;
 use crate::run::origins::is_steered;
 use crate::run::untaken::eye::Eye;
-use crate::run::untaken::judge::{at_caller, at_guest, is_a_guests, tells_a_guest};
+use crate::run::untaken::judge::{at_caller, at_guest, at_hook, at_sysretq, is_a_guests};
 use crate::run::untaken::predict::arms_of;
 use crate::run::watch::Watch;
 use crate::world::World;
 use switcher_gen::asm::HostSymbol;
 use switcher_model::program::Operation;
-use switcher_model::{Domain, Gpr, Step, Stuck};
+use switcher_model::{
+    Domain, Effect, Elsewhere, Flags, Gpr, Observer, Origin, Place, State as Machine, Step, Stuck,
+};
 
 /// Follows all arms that a path has not taken. Says which instructions they have come to, what must
 /// hold of them, and why they were not all followed to their ends, if they were not.
@@ -89,8 +92,8 @@ pub(crate) fn follow<D: Domain>(
     }
     (watch.trace, watch.barriers) = (path, barriers);
     let mut found = goals.into_all();
-    // Paths show where the host's untraining runs.
-    found.retain(|goal| goal.obligation != obligation::UNTRAINED || goal.about == "RIP");
+    // Paths show on which root the host's untraining runs.
+    found.retain(|goal| goal.obligation != obligation::UNTRAINED || goal.about != "CR3");
     (arms.reached, found, given_up)
 }
 
@@ -152,6 +155,10 @@ fn one<D: Domain>(
                 return Ok(());
             }
             Operation::Iretq => {
+                let eye = Eye::new(op, (watch, goals), (&mut arms.told, &mut so_far.strayed));
+                if far_frame(d, &world.machine, eye, &IRETQ_FRAME).is_break() {
+                    return Ok(());
+                }
                 at_guest(d, &world.machine, watch, goals);
                 watch.leave(d, arms, (&world.machine, &watch.barriers), 0);
                 return Ok(());
@@ -163,13 +170,16 @@ fn one<D: Domain>(
             }
             // What one of these returns to might be executed.
             Operation::Sysretq | Operation::Sysretl => {
-                watch.verw(d, goals);
-                tells_a_guest(d, &world.machine, goals);
+                at_sysretq(d, &world.machine, watch, goals, &so_far.strayed);
                 watch.leave(d, arms, (&world.machine, &watch.barriers), 0);
                 return Ok(());
             }
             Operation::ReturnFar(_) => {
                 watch.verw(d, goals);
+                let eye = Eye::new(op, (watch, goals), (&mut arms.told, &mut so_far.strayed));
+                if far_frame(d, &world.machine, eye, &FAR_FRAME).is_break() {
+                    return Ok(());
+                }
                 at_guest(d, &world.machine, watch, goals);
                 watch.leave(d, arms, (&world.machine, &watch.barriers), 0);
                 return Ok(());
@@ -208,17 +218,12 @@ fn one<D: Domain>(
         let next = target.program.at(op.next).and_then(Result::ok);
         let is_frame = op.kind == Operation::PopFlags
             && next.is_some_and(|next| matches!(next.kind, Operation::ReturnFar(_)));
+        let places = eye::places(d, machine, &op);
         let mut eye = Eye {
-            op,
             is_last,
             is_frame,
-            told: &mut arms.told,
-            strayed: &mut so_far.strayed,
-            is_over: false,
-            settled_by: Vec::new(),
-            places: eye::places(d, machine, &op),
-            watch: &mut *watch,
-            goals: &mut *goals,
+            places,
+            ..Eye::new(op, (watch, goals), (&mut arms.told, &mut so_far.strayed))
         };
         let stepped = machine.step(d, model, &target.program, &mut eye);
         if eye::sets_rsp(&op) {
@@ -285,6 +290,53 @@ fn one<D: Domain>(
     }
 }
 
+/// The selectors among the words that IRETQ and a far RET pop, of how many.
+const IRETQ_FRAME: ([i64; 2], i64) = ([1, 4], 5);
+const FAR_FRAME: ([i64; 2], i64) = ([1, 1], 2);
+
+/// What a far return reads on an arm: its frame, and the descriptors of what that says.
+fn far_frame<D: Domain>(
+    d: &D,
+    machine: &Machine<D>,
+    mut eye: Eye<'_, '_, D>,
+    &(selectors, words): &([i64; 2], i64),
+) -> ControlFlow<()> {
+    for word in 0..words {
+        let address = d.plus(machine.get(Gpr::Rsp), 8 * word);
+        let place = machine.memory.locate(d, address, 8, machine.cr3);
+        let found = match place {
+            Some(place) => Some(eye.loaded(d, machine, place, machine.memory.load(d, place))),
+            None => eye.found(d, machine, Elsewhere { address, size: 8, gs: false }),
+        };
+        let Some(found) = found else { return ControlFlow::Break(()) };
+        if selectors.contains(&word) {
+            let selector = d.truncate(found, 2);
+            eye.observe(d, machine, Effect::Descriptor { selector, by_return: true });
+        }
+        if eye.is_over {
+            return ControlFlow::Break(());
+        }
+    }
+    ControlFlow::Continue(())
+}
+
+/// A hook of the host's has returned, and has left what it likes in the registers that are its own
+/// to change, and below the stack.
+fn after_hook<D: Domain>(d: &D, machine: &mut Machine<D>) {
+    let any = || d.any_of("hook", 8, &[Origin::Stale]);
+    let rsp = machine.get(Gpr::Rsp);
+    let place = machine.memory.locate(d, rsp, 8, machine.cr3);
+    machine.set(Gpr::Rsp, d.plus(rsp, 8));
+    for register in CLOBBERED {
+        machine.set(register, any());
+    }
+    machine.flags = Flags::new(d, any());
+    if let Some(Place { region, index, size }) = place {
+        let cells = &mut machine.memory.regions[region].cells[..index + size];
+        cells.chunks_mut(8).for_each(|cells| d.store(cells, any()));
+    }
+}
+
 /// The arm has left the code; before `next`, by what a register or memory says or not. Says whether
 /// the host returns to it.
 fn left<D: Domain>(
@@ -302,9 +354,14 @@ fn left<D: Domain>(
         if hook != HostSymbol::FATAL {
             watch.at_return(d, goals, machine, false, true, within);
         }
-        untold(d, machine, goals);
-        watch.is_host(d, goals, machine);
-        watch.leave(d, arms, (machine, &watch.barriers), within);
+        at_hook(d, world, watch, goals, &so_far.strayed);
+        watch.leave(d, arms, (&world.machine, &watch.barriers), within);
+        if within == 1 {
+            // The hook's RET is predicted to lead there, and may be executed.
+            watch.returned();
+            after_hook(d, &mut world.machine);
+            watch.go_later(d, arms, next, &world.machine, &watch.barriers, so_far);
+        }
         return false;
     }
     let rsp = machine.get(Gpr::Rsp);
@@ -323,7 +380,7 @@ fn left<D: Domain>(
         }
         // It returns to the caller.
         HostReturn::Returned | HostReturn::Elsewhere => {
-            at_caller(d, world, watch, goals);
+            at_caller(d, world, watch, goals, &so_far.strayed);
             watch.leave(d, arms, (&world.machine, &watch.barriers), 0);
         }
     }

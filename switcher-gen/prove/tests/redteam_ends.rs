@@ -1,0 +1,179 @@
+//! Attacks on the prover by how code is left: for the host, for a hook, for a guest or for
+//! interrupted code, by a path or where a wrong prediction leads. Each must be refused, for the
+//! reason given; beside each stands what is right.
+
+mod attack;
+mod gas;
+
+use attack::arms::{INTEL, NEVER, TO_SMOD, at};
+use attack::mitigated::{EXIT, LAST_RET, Parts, RSB, mitigated};
+use attack::{proved, refuted, target};
+use switcher_prove::{Clauses, Target};
+
+/// The last instructions of the exit.
+const END: &str = "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\tret\n\tud2\n";
+/// What a host may find in RFLAGS.
+const FLAGS: &str = "\tpushq\t$2\n\tpopfq\n";
+const CLEAR: &str = "\tclear_all ecx, edx, esi, edi, r8d, r9d, r10d, r11d\n";
+/// What a guest may know, in RAX, RCX, RDX and as GS base, right before it is entered.
+const TO_GUEST: &str = "\txorl\t%eax, %eax\n\txorl\t%ecx, %ecx\n\txorl\t%edx, %edx\n\tswapgs\n";
+
+/// Where a path never goes, in an exit.
+fn arm(code: &str) -> Target {
+    let code = format!("{}\tjmp\t8f\n9:{code}8:\n{EXIT}", NEVER[0]);
+    target(INTEL, &[(EXIT, &code)])
+}
+
+#[track_caller]
+fn right(what: &str, code: &str) {
+    proved(what, &arm(code));
+}
+
+#[track_caller]
+fn wrong(code: &str, obligation: &str) {
+    refuted(code, &arm(code), obligation);
+}
+
+/// A RET of the host's comes next, whatever has led to the host.
+#[test]
+fn an_exit_by_a_jump_needs_what_a_ret_needs() {
+    let jump = "\taddq\t$8, %rsp\n\tjmp\t*-8(%rsp)\n\tint3\n";
+    let end = END.replace("\tret\n\tud2\n", jump);
+    proved("without mitigations", &target(INTEL, &[(END, &end)]));
+    for variant in ["intel-4level+rsb", "intel-4level+rsblite", "amd-4level+rsb"] {
+        refuted(variant, &target(variant, &[(END, &end)]), "rsb-filled");
+    }
+    proved("filled", &mitigated(RSB, &[(LAST_RET, jump)]));
+    let other = Parts { rsb: false, ..RSB };
+    let never = format!(
+        "{}\tjmp\t8f\n9:{CLEAR}{FLAGS}\tpop_all\trbx, rbp, r12, r13, r14, r15\n{jump}8:\n",
+        NEVER[0]
+    );
+    let skips = format!("{never}{EXIT}");
+    proved("with nothing to fill", &mitigated(other, &[(EXIT, &skips)]));
+    refuted("on an arm", &target("intel-4level+rsb", &[(EXIT, &skips)]), "rsb-filled");
+}
+
+/// What a far return reads is an address and two selectors, on an arm as well (row 61).
+#[test]
+fn a_far_return_on_an_arm_reads_what_a_secret_says() {
+    let secret = "\tmovq\t%gs:HOST_CR3, %rcx\n\tshrq\t$12, %rcx\n\tandl\t$0xFFF8, %ecx\n";
+    let cs = format!("{secret}\tpushq\t%rcx\n\tpushq\t$0\n{TO_GUEST}\tlretq\n\tud2\n");
+    let found = format!("\tpushq\t(%r15)\n\tpushq\t$0\n{TO_GUEST}\tlretq\n\tud2\n");
+    let frame = format!("\tmovq\t%r15, %rsp\n{TO_GUEST}\tlretq\n\tud2\n");
+    for code in [&cs, &found, &frame] {
+        wrong(code, "untaken-memory");
+        wrong(&code.replace("lretq", "iretq"), "untaken-memory");
+        right("fenced", &format!("\tlfence\n{}", code.replace("lretq", "ud2")));
+    }
+    // SS, which only IRETQ has.
+    let ss = format!(
+        "{secret}\tpushq\t%rcx\n\tpushq\t$0\n\tpushq\t$2\n\tpushq\t$0x33\n\tpushq\t$0\n{TO_GUEST}\tiretq\n\tud2\n"
+    );
+    wrong(&ss, "untaken-memory");
+    refuted("a direct switch", &at(TO_SMOD, &cs.replace("pushq", "pushq")), "untaken-memory");
+    let own = format!("\tpushq\t$0x10\n\tpushq\t$0\n{TO_GUEST}\tlretq\n\tud2\n");
+    right("numbers", &own);
+    right("the guest's own", &format!("\tpushq\t%r14\n\tpushq\t%r15\n{TO_GUEST}\tlretq\n\tud2\n"));
+}
+
+/// The host goes on with RSP, DF and its memory, as with registers.
+#[test]
+fn the_host_gets_something_of_a_guests_from_an_arm() {
+    let zero = "\txorl\t%ebx, %ebx\n\txorl\t%ebp, %ebp\n\txorl\t%r12d, %r12d\n\txorl\t%r13d, %r13d\n\
+                \txorl\t%r14d, %r14d\n\txorl\t%r15d, %r15d\n";
+    let with_rsp = |load: &str| {
+        format!("\tmovq\t48(%rsp), %rax\n{CLEAR}{FLAGS}{load}{zero}\tjmp\t*%rax\n\tint3\n")
+    };
+    right("its own", &with_rsp("\taddq\t$56, %rsp\n"));
+    for load in ["\tmovq\t%r15, %rsp\n", "\tmovq\t(%r15), %rsp\n", "\taddq\t$64, %rsp\n"] {
+        wrong(&with_rsp(load), "untaken-memory");
+    }
+    let leaves = |code: &str| {
+        format!("{code}{CLEAR}\tmovq\t%rcx, %gs:HOST_RSP\n\tpushq\t$2\n\tpopfq\n{END}")
+    };
+    right("nothing", &leaves(""));
+    right("a number", &leaves("\tmovq\t$0, 120(%rsp)\n"));
+    right("below RSP", &leaves("\tmovq\t%r15, -64(%rsp)\n"));
+    for store in [
+        "\tmovq\t%r15, 120(%rsp)\n",
+        "\tmovq\t(%r15), %rax\n\tmovq\t%rax, 120(%rsp)\n",
+        "\tmovq\t%r15, %gs:HOST_CR3\n",
+        "\tmovq\t%r15, %gs:0x24\n",
+    ] {
+        wrong(&leaves(store), "untaken-memory");
+        right("fenced", &format!("\tlfence\n{store}\tud2\n"));
+    }
+    // The return address may be what was stored.
+    wrong(&leaves("\tmovq\t%r15, (%r14)\n"), "untaken-target");
+    let down = format!("{CLEAR}\tmovq\t%rcx, %gs:HOST_RSP\n\tpushq\t%r15\n\tpopfq\n{END}");
+    wrong(&down, "untaken-memory");
+}
+
+/// A hook takes RDI for a pointer, RSP for its stack, and what lies there for where it returns to.
+#[test]
+fn a_hook_gets_something_of_a_guests_from_an_arm() {
+    let all = "eax ebx ecx edx esi ebp r8d r9d r10d r11d r12d r13d r14d r15d".split(' ');
+    let zero: String = all.map(|register| format!("\tmovl\t$0, %{register}\n")).collect();
+    let with = |code: &str, call: &str| format!("{FLAGS}{code}{zero}{call}");
+    for hook in ["switcher_host_nmi", "switcher_host_fatal"] {
+        let call = format!("\tcall\t{hook}\n\tud2\n");
+        right("its own", &with("\tmovq\t%rsp, %rdi\n", &call));
+        right("nothing", &with("\tmovl\t$0, %edi\n", &call));
+        wrong(&with("\tmovq\t%r15, %rdi\n", &call), "hook-registers");
+        wrong(&with("\tmovq\t(%r15), %rdi\n", &call), "hook-registers");
+        wrong(&with("\tmovq\t%rsp, %rdi\n\tmovq\t%r15, %gs:HOST_CR3\n", &call), "hook-registers");
+        let jump = format!("\tjmp\t{hook}\n");
+        wrong(&with("\tmovl\t$0, %edi\n\tmovq\t%r15, %rsp\n", &jump), "hook-registers");
+        wrong(&with("\tmovl\t$0, %edi\n\tpushq\t%r15\n", &jump), "untaken-target");
+        wrong(&with("\tmovl\t$0, %edi\n\tpushq\t%gs:HOST_CR3\n", &jump), "untaken-target");
+        // Behind the call, by the hook's own RET: with what it has left.
+        let behind = |code: &str| with("\tmovl\t$0, %edi\n", &format!("\tcall\t{hook}\n{code}"));
+        wrong(&behind("\tjmp\t*%rax\n\tint3\n"), "untaken-target");
+        wrong(&behind("\tmovq\t(%rcx), %rcx\n\tint3\n"), "untaken-memory");
+        wrong(&behind("\tmovq\t-64(%rsp), %rbx\n\tmovq\t(%rbx), %rbx\n\tint3\n"), "untaken-memory");
+        wrong(&behind("\t.byte\t0x06\n"), "untaken-code");
+        right("what it has not changed", &behind("\tmovq\t(%rsp), %rbx\n\tint3\n"));
+    }
+}
+
+/// Its code loads what was stored, and runs on the root that is loaded.
+#[test]
+fn a_guest_gets_something_of_the_hosts_from_an_arm() {
+    let guest = |code: &str| {
+        format!("{code}{TO_GUEST}\tmovl\t$0x202, %r11d\n\tmovq\t%r14, %rsp\n\tsysretq\n\tud2\n")
+    };
+    let switch = |code: &str| at(TO_SMOD, &guest(code));
+    proved("nothing", &switch(""));
+    proved("the guest's own", &switch("\tmovq\t%r15, PVCS_R11(%rdx)\n\tmovq\t%r15, (%r14)\n"));
+    for store in [
+        "\tmovq\t%gs:HOST_CR3, %rax\n\tmovq\t%rax, PVCS_R11(%rdx)\n",
+        "\tmovq\t%gs:HOST_CR3, %rax\n\tmovq\t%rax, (%r14)\n",
+        "\tmovq\t(%r15), %rax\n\tmovq\t%rax, (%r14)\n",
+        "\tmovq\t%gs:HOST_CR3, %rax\n\tmovq\t%rax, 0x800(%rdx)\n",
+    ] {
+        refuted(store, &switch(store), "no-host-value");
+        proved(store, &switch(&format!("\tlfence\n{store}")));
+    }
+    // In an exit, the host's root is loaded.
+    wrong(&guest(""), "root");
+}
+
+/// The host's untraining uses what its GS base points to.
+#[test]
+fn the_hosts_untraining_is_called_with_a_guests_gs() {
+    let variant = "amd-4level+untrain";
+    let never = |code: &str| format!("{}\tjmp\t8f\n9:{code}8:\n", NEVER[0]);
+    let untrain = "\tcall\tswitcher_host_untrain_returns\n";
+    let exit = |code: &str| {
+        let end = END.replace("\tret\n\tud2\n", "\tjmp\tswitcher_host_return_thunk\n");
+        let before = format!("\tmovq\t%rax, %rbp\n{untrain}{code}\tmovq\t%rbp, %rax\n{EXIT}");
+        let mut target = target(variant, &[(EXIT, &before), (END, &end)]);
+        target.setting.contract.clauses = Clauses::ANY_SS;
+        target
+    };
+    proved("without an arm", &exit(""));
+    proved("once more", &exit(&never(&format!("{untrain}\tud2\n"))));
+    let other = never(&format!("\tswapgs\n{untrain}\tud2\n"));
+    refuted("the guest's GS", &exit(&other), "untrained");
+}
