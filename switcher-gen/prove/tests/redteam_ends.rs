@@ -71,7 +71,7 @@ fn a_far_return_on_an_arm_reads_what_a_secret_says() {
         "{secret}\tpushq\t%rcx\n\tpushq\t$0\n\tpushq\t$2\n\tpushq\t$0x33\n\tpushq\t$0\n{TO_GUEST}\tiretq\n\tud2\n"
     );
     wrong(&ss, "untaken-memory");
-    refuted("a direct switch", &at(TO_SMOD, &cs.replace("pushq", "pushq")), "untaken-memory");
+    refuted("a direct switch", &at(TO_SMOD, &cs), "untaken-memory");
     let own = format!("\tpushq\t$0x10\n\tpushq\t$0\n{TO_GUEST}\tlretq\n\tud2\n");
     right("numbers", &own);
     right("the guest's own", &format!("\tpushq\t%r14\n\tpushq\t%r15\n{TO_GUEST}\tlretq\n\tud2\n"));

@@ -16,8 +16,8 @@
 //! whether NMIs are blocked. CPUs do not predict it either, so nothing that a guest has trained can
 //! lead it astray; a near RET would need the mitigations of an exit.
 //!
-//! The interrupted RIP alone decides which way is taken, because RSP may be a guest's (row 10). A CPU
-//! that takes a guest's code for ring 0's by a wrong prediction would write to and read from
+//! The interrupted RIP alone decides which way is taken, because RSP may be a guest's (row 10). A
+//! CPU that takes a guest's code for ring 0's by a wrong prediction would write to and read from
 //! wherever a guest's RSP points, and the far RET and VERW would read the descriptor that is named
 //! there (row 61). An LFENCE keeps it from that until it knows.
 //!
