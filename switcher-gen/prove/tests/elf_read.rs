@@ -294,7 +294,8 @@ fn references_to_what_is_not_there_name_it() {
     assert_eq!(
         message,
         ".text+0x1 refers to `host_nmi`, which the file does not define: link it with what does, or \
-         say which symbol of ours it is (`--symbol OURS=host_nmi`)"
+         say which symbol of ours it is (`--symbol OURS=host_nmi`), or which data it is (`--per-cpu`, \
+         `--read-only host_nmi:BYTES`)"
     );
 }
 

@@ -218,11 +218,15 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
         let is_partly = is_partly_within(d, state, at.address, at.size);
         let from = self.origins(d, state, value);
         self.strayed.store(d, state, lies, from, is_partly);
-        let of = |region: &Region<D>, name| region.name == name;
-        let is_pvcs = lies.is_one_of(state, |region| of(region, RegionName::Pvcs));
-        let is_other = lies.is_one_of(state, |region| !of(region, RegionName::Pvcs));
-        self.strayed.tells |= is_pvcs && is_a_leak(d, value);
-        self.strayed.steers |= is_other && is_steered(d, value);
+        let is_shared = |region: &Region<D>| region.name == RegionName::Pvcs;
+        // Nobody loads what lies below a stack before it has stored there.
+        let is_below = |region: &Region<D>| {
+            let distance = d.distance(at.address, region.base);
+            region.name.is_stack() && distance.is_some_and(|distance| distance < region.start)
+        };
+        let is_the_hosts = |region: &Region<D>| !is_shared(region) && !is_below(region);
+        self.strayed.tells |= lies.is_one_of(state, is_shared) && is_a_leak(d, value);
+        self.strayed.steers |= lies.is_one_of(state, is_the_hosts) && is_steered(d, value);
         true
     }
 
