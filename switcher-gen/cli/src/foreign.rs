@@ -12,11 +12,12 @@ use switcher_gen::Variant;
 use switcher_gen::asm::Window;
 use switcher_gen::layout::{Revision, Tss};
 use switcher_model::Features;
-use switcher_prove::elf::{self, Choice, Feature, Foreign, Request, RequestError};
+use switcher_prove::elf::{self, Choice, Feature, Foreign, Gates, Request, RequestError};
 use switcher_prove::{BlockOffsets, Clauses, Contract, Profile, Room, Target};
 
 use crate::data_place::DataPlace;
 use crate::emit::number;
+use crate::gate;
 use crate::host_data::HostDataArgs;
 use crate::layout::Layout;
 use crate::output::Failure;
@@ -91,6 +92,18 @@ pub(crate) struct ForeignArgs {
     /// [default: the profile's]
     #[arg(long = "window", value_name = "KIND=RANGE", value_parser = str::parse::<WindowArg>, requires = "elf")]
     windows: Vec<WindowArg>,
+    /// Where the IDT leads, so that event entries are judged: a vector or a range of them, and the
+    /// symbol of the first entry, such as 14=asm_exc_page_fault or
+    /// 32-255=irq_entries_start,stride=8; of a range, `stride` says how many bytes each entry lies
+    /// after the one before it. May be given more than once: all vectors are needed of which the
+    /// file has no stubs [default: the file's stubs; `ist` and `dpl` as ours have them]
+    #[arg(
+        long = "gate",
+        value_name = "VECTOR[-LAST]=SYMBOL[+OFFSET][,stride=N][,ist=N][,dpl=N]",
+        value_parser = gate::gates,
+        requires = "elf"
+    )]
+    gates: Vec<Gates>,
     /// How the kernel boots that `--elf` is a part of, as far as what runs depends on it: a feature
     /// of the CPU, by name or by Linux's number, such as smap or 7*32+11; return-thunk; or a static
     /// branch. What is not said, and does not follow from the variant, is judged both ways
@@ -142,7 +155,7 @@ impl ForeignArgs {
         let Self { elf, pvcs, gs_tss, gs_tss_extra, symbols, .. } = self;
         let Self { features, instructions, assume_unpatched, profile, assume, .. } = self;
         let Self { waive, entry_stack, caller_stack, windows, boot, .. } = self;
-        let Self { layout, structs, data, .. } = self;
+        let Self { layout, structs, data, gates, .. } = self;
         elf.is_some()
             || pvcs.is_some()
             || gs_tss.is_some()
@@ -154,6 +167,7 @@ impl ForeignArgs {
             || entry_stack.is_some()
             || caller_stack.is_some()
             || !windows.is_empty()
+            || !gates.is_empty()
             || !boot.is_empty()
             || data.is_used()
             || !layout.is_empty()
@@ -341,6 +355,15 @@ impl ForeignArgs {
         let (tss, extra) = self.places(layout);
         let data = [&tss, &extra].into_iter().filter_map(|place| place.symbol());
         request = self.data.ask(data.fold(request, Request::with_data));
+        // Handlers go by these labels, so that each must be the only one of its name.
+        let places = self.windows.iter().flat_map(|it| [Some(&it.start), it.end.as_ref()]);
+        let labels = places.flatten().filter_map(DataPlace::symbol);
+        request = labels.fold(request, Request::with_label);
+        request = self.profile().labels().fold(request, Request::with_label);
+        for gates in &self.gates {
+            let with_gates = request.with_gates(gates.clone());
+            request = with_gates.map_err(|error| Failure::Usage(format!("`--gate`: {error}")))?;
+        }
         if self.features.iter().any(|features| features.contains(Features::SMAP)) {
             request = request.with_choice(Choice::Feature(Feature::SMAP), true);
         }

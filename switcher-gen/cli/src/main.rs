@@ -16,6 +16,7 @@ mod emit;
 mod explain;
 mod foreign;
 mod fuzz;
+mod gate;
 mod host;
 mod host_data;
 mod interrupt;

@@ -110,6 +110,23 @@ fn what_a_profile_says_can_be_said_by_hand() {
     assert!(ends(2, &without("--symbol")).contains("native_irq_return_iret"));
 }
 
+/// Handlers cannot go by a label that another file may define, too.
+#[test]
+fn a_window_is_known_by_labels_that_nobody_overrides() {
+    let label = "entry_SYSRETQ_switcher_unsafe_stack";
+    let weak = KERNEL.replacen(&format!(".globl\t{label}"), &format!(".weak\t{label}"), 1);
+    let files = Files::new();
+    let object = files.write("weak.o", gas::assemble(&weak, &[]));
+    let message = format!("`{label}` is weak");
+    let by_profile = prove(2, &object, &[]);
+    assert!(by_profile.contains(&message), "{by_profile}");
+    let own = ["prove", "--elf", &object, "--variant", "intel-4level", "--symbol"];
+    let own = [&own[..], &["entry_IRETQ_switcher=native_irq_return_iret"]].concat();
+    let said = format!("guest-root={label}");
+    let by_hand = ends(2, &[&own[..], &["--window", &said]].concat());
+    assert!(by_hand.contains(&message), "{by_hand}");
+}
+
 #[test]
 fn clauses_are_added_and_waived_by_name() {
     let files = Files::new();

@@ -117,7 +117,8 @@ impl Area {
                 "there are no symbols `switcher_event_stubs` and `switcher_event_stubs_end`",
                 &[NmiRoot, RspAtNmiStack, NmisStayBlocked, MovSsSyscall, VectorSpoofing],
                 "give the code the symbols `switcher_event_stubs` and `switcher_event_stubs_end` \
-                 around 256 entries of equal stride",
+                 around 256 entries of equal stride, or say where the IDT leads \
+                 (`--gate 0-255=SYMBOL,stride=N`)",
             ),
             Self::IretqFrame => (
                 "whoever looks for the frame of the IRETQ to a guest when that has faulted is no event \

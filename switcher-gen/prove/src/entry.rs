@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
+use crate::gate::TargetGate;
 use crate::stubs::{Alike, Stubs};
-use crate::target::{Target, TargetGate};
+use crate::target::Target;
 use crate::theorem::Theorem;
 use switcher_gen::arch::vector;
 

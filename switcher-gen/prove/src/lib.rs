@@ -15,6 +15,7 @@
 //! | `contract` | what the code around a switcher guarantees |
 //! | `host_data` | data of the host's that somebody's code uses |
 //! | `profile` | known kernels: names, layouts, contracts |
+//! | `gate` | an entry of the IDT |
 //! | `target` | the code: an [`Image`](switcher_gen::Image), or anybody's; what lies around its instructions; what may not overlap |
 //! | `elf` | anybody's files, to targets |
 //! | `lines` | which line of which source an address of a file comes from |
@@ -78,6 +79,7 @@ mod counterexample;
 mod entry;
 mod equivalence;
 mod findings;
+mod gate;
 mod goal;
 mod host_data;
 mod layouts;
@@ -104,6 +106,7 @@ pub use counterexample::{Counterexample, Numbers};
 pub use entry::{Entry, EntryPoints};
 pub use equivalence::Equivalence;
 pub use findings::{Findings, Refused};
+pub use gate::TargetGate;
 pub use goal::Goal;
 pub use host_data::{DataAt, HostData, WrongData};
 pub use layouts::{ExtraField, KnownField, LayoutError, Places, PvcsField};
@@ -119,7 +122,7 @@ pub use severity::{Severity, UnknownSeverity};
 pub use shared::{Shared, SharingProver};
 pub use substance::Substance;
 pub use target::overlap::Overlap;
-pub use target::{Target, TargetError, TargetGate};
+pub use target::{Target, TargetError};
 pub use theorem::{GuestMemory, Theorem};
 pub use verdict::{Report, Verdict};
 pub use world::Saved;

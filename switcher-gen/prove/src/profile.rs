@@ -178,6 +178,15 @@ impl Profile {
 }
 
 impl Profile {
+    /// The labels by which its handlers know the windows.
+    pub fn labels(&self) -> impl Iterator<Item = &'static str> {
+        self.unsafe_stack.iter().flat_map(|range| match *range {
+            Range::Between(start, end) => vec![start, end],
+            Range::At(at) => vec![at],
+            Range::SyscallCompat => Vec::new(),
+        })
+    }
+
     /// The symbols under which a file of this kernel has what ours have other names for, and the
     /// variable that holds the TSS.
     ///
@@ -186,6 +195,7 @@ impl Profile {
     #[must_use]
     pub fn request(&self) -> Request {
         let request = self.tss.iter().fold(Request::default(), |all, (tss, _)| all.with_data(tss));
+        let request = self.labels().fold(request, Request::with_label);
         self.symbols.iter().fold(request, |request, (ours, theirs)| {
             request.with_symbol(ours, theirs).expect("a profile names symbols of ours")
         })

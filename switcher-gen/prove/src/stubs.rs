@@ -12,8 +12,9 @@ use std::hash::Hash;
 
 use iced_x86::{Code, ConstantOffsets, Decoder, DecoderOptions};
 
+use crate::gate::TargetGate;
+use crate::target::Target;
 use crate::target::looks::{Looks, looks};
-use crate::target::{Target, TargetGate};
 use crate::vectors::{Vectors, is_one_of};
 use switcher_model::Domain;
 

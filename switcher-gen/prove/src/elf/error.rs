@@ -1,5 +1,6 @@
 //! Why a file's code cannot be read: what is wrong, where, and what to do.
 
+use super::gate::GateError;
 use super::linker_error::LinkerError;
 use super::places::{BASE, LIMIT, PlaceInFile};
 
@@ -137,6 +138,9 @@ pub enum ReadError {
         /// The symbol.
         symbol: String,
     },
+    /// The IDT cannot lead where it is said to.
+    #[error("`--gate`: {0}")]
+    Gate(#[from] GateError),
     /// The file is right for one link only.
     #[error(transparent)]
     Linker(#[from] LinkerError),

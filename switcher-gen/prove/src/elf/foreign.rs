@@ -7,6 +7,7 @@ use super::choice::{self, Choice, Choices};
 use super::error::ReadError;
 use super::features::Feature;
 use super::places::{BASE, PlaceInFile};
+use crate::gate::TargetGate;
 use switcher_model::Features;
 
 /// The code of an ELF file, as it lies in memory.
@@ -30,6 +31,9 @@ pub struct Foreign {
     /// The addresses of data, relative to GS base, by their names: the per-CPU variables of an
     /// object that its code refers to, and those that were [asked for](super::Request::with_data).
     pub data: BTreeMap<String, u64>,
+    /// The entries of the IDT that were [said](super::Request::with_gates), in the order of their
+    /// vectors.
+    pub gates: Vec<TargetGate>,
     /// The sections that the bytes come from, by address.
     pub sections: Vec<CodeSection>,
     /// What decides about the code's address.

@@ -8,6 +8,8 @@
 //! | `data` | where that lies, by its names |
 //! | `foreign` | what is read of a file: its code as it lies in memory, and what is assumed of it |
 //! | `places` | where things lie, and how much of them there may be |
+//! | `gate` | what is said of an IDT that leads to its symbols |
+//! | `idt` | where that leads in the file |
 //! | `error` | why it cannot be read |
 //! | `linker_error` | why an object is right for one link only |
 //! | `file` | its tables |
@@ -45,6 +47,8 @@ mod exports;
 mod features;
 mod file;
 mod foreign;
+mod gate;
+mod idt;
 mod labels;
 mod layout;
 mod leads;
@@ -70,6 +74,7 @@ pub use choice::{Choice, Choices, text as choices};
 pub use error::ReadError;
 pub use features::Feature;
 pub use foreign::{CodeSection, Foreign, Linkage};
+pub use gate::{GateError, Gates};
 pub use linker_error::LinkerError;
 pub use places::PlaceInFile;
 pub use read::{images, images_of, read, read_as, read_file, read_file_as};

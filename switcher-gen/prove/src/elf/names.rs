@@ -14,6 +14,7 @@ use super::labels::{ENTRIES, hosts, ours};
 use super::linker_error::LinkerError;
 use super::places::LIMIT;
 use super::purpose;
+use crate::gate::TargetGate;
 use switcher_gen::asm::Label;
 
 /// A definition of a name by a symbol.
@@ -28,12 +29,14 @@ struct Definition {
 }
 
 /// What the symbols say that have a meaning for a switcher.
-pub(super) struct Names {
+pub(super) struct Names<'f> {
     is_object: bool,
     /// The definitions of the names that code must or may have, and of the host's symbols.
-    known: BTreeMap<&'static str, Vec<Definition>>,
+    known: BTreeMap<&'f str, Vec<Definition>>,
+    /// Those of these names at which nothing is entered: somebody goes by them.
+    labels: BTreeSet<&'f str>,
     /// Those of these names that another file is asked for.
-    undefined: BTreeSet<&'static str>,
+    undefined: BTreeSet<&'f str>,
     /// Names most like those of routines that are not there.
     similar: BTreeSet<(usize, String, u64)>,
     /// Functions that are rewritten, and how much of them.
@@ -66,14 +69,21 @@ pub(super) fn has_entries<'data, R: Contents<'data>>(
     Ok(false)
 }
 
-impl Names {
+impl<'f> Names<'f> {
     pub(super) fn new<'data, R: Contents<'data>>(
-        code: &FileCode<'_, 'data, R>,
+        code: &FileCode<'f, 'data, R>,
     ) -> Result<Self, ReadError> {
-        let known = ours().map(|name| (name, Vec::new())).collect();
+        let request = &code.file.request;
+        let gates = request.gates().map(|gates| request.meant(gates.symbol()));
+        let own = ours().map(|name| -> &'f str { name });
+        let mut known: BTreeMap<_, _> = own.chain(gates).map(|name| (name, Vec::new())).collect();
+        let labels: BTreeSet<_> =
+            request.labels().filter(|name| !known.contains_key(name)).collect();
+        known.extend(labels.iter().map(|name| (*name, Vec::new())));
         let mut names = Self {
             is_object: code.file.is_object(),
             known,
+            labels,
             undefined: BTreeSet::new(),
             similar: BTreeSet::new(),
             rewritten: Vec::new(),
@@ -167,7 +177,7 @@ impl Names {
     }
 
     /// Where `name` is, if it is anywhere.
-    fn place(&self, name: &'static str) -> Result<Option<u64>, ReadError> {
+    pub(super) fn place(&self, name: &str) -> Result<Option<u64>, ReadError> {
         let symbol = || name.to_owned();
         let all = self.known.get(name).map_or(&[][..], Vec::as_slice);
         // Other files see the global definition of the name.
@@ -210,16 +220,19 @@ impl Names {
         if !self.is_object {
             return Ok(());
         }
-        let is_end = |name| BOUNDS.iter().any(|[_, end]| end.name() == name);
+        // What ends a window may be the end of a section.
+        let is_end = |name: &str| {
+            BOUNDS.iter().any(|[_, end]| end.name() == name) || self.labels.contains(name)
+        };
         for (name, definitions) in &self.known {
             for definition in definitions {
                 let Some((section, at)) = definition.section.zip(definition.address) else {
                     continue;
                 };
                 let is_at_end = code.range_of(section).is_some_and(|range| range.end == at);
-                if is_at_end && !is_end(*name) {
+                if is_at_end && !is_end(name) {
                     let section = code.file.sections[section].text();
-                    return Err(LinkerError::AtEnd { symbol: (*name).into(), section }.into());
+                    return Err(LinkerError::AtEnd { symbol: (*name).to_owned(), section }.into());
                 }
             }
         }
@@ -237,16 +250,25 @@ impl Names {
         Ok(())
     }
 
-    /// The addresses of all entry points.
-    pub(super) fn entries(&self) -> Result<Vec<u64>, ReadError> {
+    /// The addresses of all entry points, of which events have the `gates` that are said and, where
+    /// none is, the `stubs`.
+    pub(super) fn entries(
+        &self,
+        gates: &[TargetGate],
+        stubs: Option<&Range<u64>>,
+    ) -> Result<Vec<u64>, ReadError> {
         let mut entries = self.places(ENTRIES.iter().map(|label| label.name()))?;
         if entries.is_empty() {
             return Ok(entries);
         }
-        if let Some(stubs) = self.stubs()? {
+        if let Some(stubs) = stubs {
             let stride = (stubs.end - stubs.start) / 256;
-            entries.extend((0..256).map(|vector| stubs.start + stride * vector));
+            let is_said = |vector: &u8| gates.iter().any(|gate| gate.vector == *vector);
+            let others = (0..=u8::MAX).filter(|vector| !is_said(vector));
+            entries.extend(others.map(|vector| stubs.start + stride * u64::from(vector)));
         }
+        let said: BTreeSet<_> = gates.iter().map(|gate| gate.address).collect();
+        entries.extend(said);
         Ok(entries)
     }
 
@@ -325,7 +347,9 @@ impl Names {
             // A label inside a routine is no function, and a table that points to it may change the
             // code there.
             let name = std::str::from_utf8(symbol.name);
-            if symbol.kind == STT_FUNC || name.is_ok_and(|name| self.known.contains_key(name)) {
+            let is_entry =
+                |name: &str| self.known.contains_key(name) && !self.labels.contains(name);
+            if symbol.kind == STT_FUNC || name.is_ok_and(is_entry) {
                 pointers.push(address);
             }
             let Ok(name) = name.map(shown) else { continue };
@@ -371,12 +395,40 @@ impl Names {
             }
         }
         for name in self.known.keys() {
-            if let Some(address) = self.place(name)? {
+            let is_shown = |address: &u64| !self.labels.contains(name) || is_in(*address);
+            if let Some(address) = self.place(name)?.filter(is_shown) {
                 symbols.insert((*name).into(), address);
             }
         }
         Ok(NamesFound { symbols, pointers })
     }
+}
+
+/// That no code is called `name`, with the names that are most like it.
+pub(super) fn no_symbol<'data, R: Contents<'data>>(
+    code: &FileCode<'_, 'data, R>,
+    name: &str,
+) -> Result<ReadError, ReadError> {
+    /// So many are kept: no more are shown.
+    const FEW: usize = 12;
+    let mut similar = BTreeSet::new();
+    for symbol in code.file.symbols() {
+        let symbol = symbol?;
+        let other = meaning(symbol.name);
+        if other.is_empty() || is_no_name(&symbol) || code.address(&symbol).is_none() {
+            continue;
+        }
+        let likeness = likeness(name, other);
+        let least = similar.first().map_or(0, |(likeness, _)| *likeness);
+        if similar.len() < FEW || likeness > least {
+            similar.insert((likeness, shown(other)));
+            if similar.len() > FEW {
+                similar.pop_first();
+            }
+        }
+    }
+    let similar = similar.into_iter().rev().map(|(_, name)| name).collect();
+    Ok(ReadError::no_symbol(name, similar))
 }
 
 /// The name that linkers look for, without the version that follows it. It is empty if the name is

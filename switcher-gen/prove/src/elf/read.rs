@@ -30,7 +30,7 @@ use super::places::{LIMIT, PlaceInFile};
 use super::purpose::{self, Kept, Told};
 use super::reached::Reached;
 use super::request::Request;
-use super::{loaded, patched, reach, segments};
+use super::{idt, loaded, patched, reach, segments};
 use switcher_gen::asm::Label;
 
 /// The code of an x86-64 ELF file.
@@ -126,7 +126,7 @@ fn read_from<'data, R: Contents<'data>>(
 /// The code for each combination of choices that it depends on, besides those that are made.
 fn combinations<'data, R: Contents<'data>>(
     code: &mut FileCode<'_, 'data, R>,
-    names: &Names,
+    names: &Names<'_>,
 ) -> Result<Vec<Foreign>, ReadError> {
     /// More combinations than anybody would judge.
     const MOST: usize = 64;
@@ -177,7 +177,7 @@ enum Read {
 /// The code, and what is assumed of it.
 fn switcher<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
-    names: &Names,
+    names: &Names<'_>,
     boot: &Boot,
     made: &Choices,
 ) -> Result<Read, ReadError> {
@@ -191,16 +191,18 @@ fn switcher<'data, R: Contents<'data>>(
         }
     }
     names.check(code)?;
-    let entries = names.entries()?;
+    let gates = idt::gates(code, names)?;
+    let stubs = if idt::are_all(&gates) { None } else { names.stubs()? };
+    let entries = names.entries(&gates, stubs.as_ref())?;
     let (home, reached, instructions, across, led) = if entries.is_empty() {
         for area in &code.areas {
             usable(code, area)?;
         }
         (None, whole(code)?, Vec::new(), None, Vec::new())
     } else {
-        let (whole, ends) = (names.stubs()?, names.hooks()?);
+        let ends = names.hooks()?;
         let reach::Reached { home, ranges, instructions, across, led } =
-            reach::reached(code, &entries, whole.as_slice(), &ends)?;
+            reach::reached(code, &entries, stubs.as_slice(), &ends)?;
         let ranges = ranges.into_iter().map(|range| (home, range)).collect();
         (Some(home), ranges, instructions, Some(across), led)
     };
@@ -286,6 +288,7 @@ fn switcher<'data, R: Contents<'data>>(
         .get()
         .map(|(section, offset)| PlaceInFile { section: file.sections[section].text(), offset });
     let mut taken = taken(file, &sections, &tables);
+    taken.extend(idt::assumed(&file.request.gates().collect::<Vec<_>>()));
     if let Some(at) = names.iretq_elsewhere(code)? {
         found.symbols.insert(Label::Iretq.name().into(), at);
         pieces.push((at, IRETQ.to_vec()));
@@ -306,6 +309,7 @@ fn switcher<'data, R: Contents<'data>>(
         base,
         pieces,
         symbols: found.symbols,
+        gates,
         data,
         hosts: hosts().filter_map(|name| Some((name, code.host(name)?))).collect(),
         sections,

@@ -9,6 +9,7 @@ use switcher_gen::arch::PagingMode;
 use super::choice::{Choice, Choices};
 use super::error::likeness;
 use super::features::Feature;
+use super::gate::{GateError, Gates};
 use super::labels;
 
 /// What is asked of a file. Nothing, as a rule: the symbols have our names.
@@ -31,6 +32,10 @@ pub struct Request {
     fixed: BTreeSet<String>,
     /// What is known of how the kernel boots.
     choices: Choices,
+    /// Labels that others than linkers go by.
+    labels: BTreeSet<String>,
+    /// The gates of the IDT, by the first of their vectors.
+    gates: BTreeMap<u8, Gates>,
 }
 
 /// Why something cannot be asked.
@@ -97,6 +102,29 @@ impl Request {
         self
     }
 
+    /// By this label of the code somebody decides where it runs, as handlers do by the labels of a
+    /// window. It must be no other's, if the file has it.
+    #[must_use]
+    pub fn with_label(mut self, label: &str) -> Self {
+        self.labels.insert(label.into());
+        self
+    }
+
+    /// The IDT leads there. Of vectors of which nothing is said, the file must have the stubs.
+    ///
+    /// # Errors
+    /// If that cannot be said of an IDT, or if one of the vectors has a gate already.
+    pub fn with_gates(mut self, gates: Gates) -> Result<Self, GateError> {
+        gates.check()?;
+        let all = self.gates.values().flat_map(Gates::vectors);
+        let known: BTreeSet<u8> = all.collect();
+        if let Some(vector) = gates.vectors().find(|vector| known.contains(vector)) {
+            return Err(GateError::Twice { vector });
+        }
+        self.gates.insert(*gates.vectors().start(), gates);
+        Ok(self)
+    }
+
     /// The kernel is known to boot in this way.
     #[must_use]
     pub fn with_choice(mut self, choice: Choice, is_on: bool) -> Self {
@@ -137,6 +165,21 @@ impl Request {
     /// What a symbol of theirs is called here.
     pub(super) fn ours(&self, theirs: &[u8]) -> Option<&'static str> {
         self.symbols.get(std::str::from_utf8(theirs).ok()?).copied()
+    }
+
+    /// What a symbol that is called so in the file means.
+    pub(super) fn meant<'a>(&'a self, theirs: &'a str) -> &'a str {
+        self.ours(theirs.as_bytes()).unwrap_or(theirs)
+    }
+
+    /// The labels that somebody goes by, as they are meant.
+    pub(super) fn labels(&self) -> impl Iterator<Item = &str> {
+        self.labels.iter().map(|label| self.meant(label))
+    }
+
+    /// The gates that are said, in the order of their vectors.
+    pub(super) fn gates(&self) -> impl Iterator<Item = &Gates> {
+        self.gates.values()
     }
 
     /// How a symbol of ours is called in the file.

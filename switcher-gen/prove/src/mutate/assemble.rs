@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use iced_x86::{BlockEncoder, BlockEncoderOptions, Instruction, InstructionBlock};
 
+use crate::gate::TargetGate;
 use crate::mutate::listing::Listing;
-use crate::target::{Target, TargetGate};
+use crate::target::Target;
 
 impl Listing {
     /// The code with these instructions; what led to an instruction leads there still. `None` if

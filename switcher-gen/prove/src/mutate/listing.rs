@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, Register};
 
+use crate::gate::TargetGate;
 use crate::layouts::{Places, PvcsField};
 use crate::mutate::operators::{
     immediates, is_jump, is_sensitive, lookalikes, memory_operand, of_the_host, prefixes,
@@ -174,11 +175,12 @@ impl Listing {
     pub(crate) fn repeated(&self, index: usize) -> Option<u8> {
         let gates = self.target.gates.as_ref()?;
         let at = self.instructions[index].ip();
-        // Stubs lie one after the other.
-        let own = gates.iter().filter(|gate| gate.address <= at).max_by_key(|gate| gate.address)?;
-        let end = gates.iter().map(|gate| gate.address).max()? + 16;
-        let is_other = at < end && !self.executed.contains(&own.vector);
-        is_other.then_some(own.vector)
+        // A stub that may be like others has no more bytes: ENDBR64, a PUSH and a jump.
+        let is_near = |gate: &&TargetGate| gate.address <= at && at - gate.address < 16;
+        let own = gates.iter().filter(is_near).max_by_key(|gate| gate.address)?;
+        let mut same = gates.iter().filter(|gate| gate.address == own.address);
+        // Several vectors may lead to one entry.
+        same.all(|gate| !self.executed.contains(&gate.vector)).then_some(own.vector)
     }
 
     /// A few mutants of a stub that is like others: one stub has all, and these are hundreds.

@@ -5,12 +5,13 @@ use crate::goal::Goals;
 use iced_x86::Mnemonic;
 
 use crate::entry::Entry;
+use crate::gate::TargetGate;
 use crate::obligation;
 use crate::run::end::End;
 use crate::run::origins::is_steered;
 use crate::run::watch::Watch;
 use crate::stubs::Alike;
-use crate::target::{Target, TargetGate};
+use crate::target::Target;
 use crate::theorem::{Theorem, Whose};
 use crate::world::event::{EventContext, STACK};
 use crate::world::fields::{FRAME_REST, by_number, in_frame};

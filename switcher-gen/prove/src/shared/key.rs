@@ -8,12 +8,13 @@ use iced_x86::{FlowControl, Instruction, Mnemonic};
 use sha2::{Digest, Sha256};
 
 use crate::entry::Entry;
+use crate::gate::TargetGate;
 use crate::host_data::HostData;
 use crate::run::Run;
 use crate::setting::Setting;
 use crate::stubs::{Alike, AlikeKey};
+use crate::target::Target;
 use crate::target::looks::{Looks, looks};
-use crate::target::{Target, TargetGate};
 use crate::theorem::Theorem;
 use crate::world::Saved;
 use switcher_gen::asm::Window;

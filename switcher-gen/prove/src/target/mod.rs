@@ -10,6 +10,7 @@ use std::ops::Range;
 use iced_x86::{Mnemonic, OpKind};
 
 use crate::elf::{Foreign, Linkage, ReadError};
+use crate::gate::TargetGate;
 use crate::host_data::{HostData, WrongData};
 use crate::setting::Setting;
 use crate::target::overlap::Overlap;
@@ -80,19 +81,6 @@ pub enum TargetError {
         /// The address.
         address: u64,
     },
-}
-
-/// An entry of the IDT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TargetGate {
-    /// The vector.
-    pub vector: u8,
-    /// Where the handler is.
-    pub address: u64,
-    /// The stack of the IST, or 0.
-    pub ist: u8,
-    /// From which privilege level on INT may use it.
-    pub dpl: u8,
 }
 
 impl Target {
@@ -168,15 +156,18 @@ impl Target {
         let required = |label: Label| foreign.symbol(label.name());
         let optional = |label: Label| foreign.symbols.get(label.name()).copied();
         let stubs = optional(Label::EventStubs).zip(optional(Label::EventStubsEnd));
-        let gates = stubs.and_then(|(start, end)| Some((start, end.checked_sub(start)? / 256)));
-        let gates = gates.map(|(start, stride)| {
-            let gate = |vector| {
+        let stubs = stubs.and_then(|(start, end)| Some((start, end.checked_sub(start)? / 256)));
+        let gate = |vector| {
+            let said = foreign.gates.iter().find(|gate| gate.vector == vector);
+            let of_stub = |(start, stride)| {
                 let Gate { ist, dpl, .. } = Gate::of(0, vector);
                 let address = start + stride * u64::from(vector);
                 TargetGate { vector, address, ist, dpl }
             };
-            (0..=u8::MAX).map(gate).collect()
-        });
+            said.copied().or_else(|| stubs.map(of_stub))
+        };
+        // Theorems of events are about all vectors.
+        let gates = (0..=u8::MAX).map(gate).collect();
         let routines = optional(Label::Routines).zip(optional(Label::RoutinesEnd));
         let of_host = |symbol: HostSymbol| {
             let own = foreign.symbols.get(symbol.0).copied();

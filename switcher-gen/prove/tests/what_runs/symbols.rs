@@ -3,9 +3,13 @@
 //! tables that change more bytes than one.
 
 use gas::{SWITCHER, assemble, process_all, replaced};
-use switcher_prove::elf::ReadError;
+use switcher_prove::elf::{ReadError, Request, read_as};
+use switcher_prove::{Profile, TargetError};
 
-use super::{error, gas, linked, proved, with};
+use super::{error, gas, linked, proved, target, with};
+
+/// A switcher in the shape of a kernel's build, with the labels by which handlers know a window.
+const KERNEL: &str = include_str!("../gas/kernel.S");
 
 /// The switcher, one of whose entries is local.
 fn with_local_entry(more: &str) -> String {
@@ -44,6 +48,58 @@ fn a_local_entry_is_not_the_one_that_another_file_is_asked_for() {
     );
     // A global one is.
     proved(&partially_linked(&[SWITCHER, caller]));
+}
+
+/// Handlers look for a window where its labels are, so that nobody may move these.
+#[test]
+fn a_label_of_a_window_is_no_other_files() {
+    let request = || Profile::named("linux-pvm-2024").unwrap().request();
+    let read = |source: &str, request: Request| read_as(&assemble(source, &[]), request);
+    for label in ["entry_SYSRETQ_switcher_unsafe_stack", "entry_SYSCALL_64_switcher_safe_stack"] {
+        let [global, weak] = [".globl", ".weak"].map(|how| format!("\t{how}\t{label}\n"));
+        let weak = replaced(KERNEL, &[(&global, &weak)]);
+        let found = read(&weak, request()).unwrap_err();
+        let is_label = |symbol: &str| symbol == label;
+        assert!(matches!(&found, ReadError::Weak { symbol } if is_label(symbol)), "{found}");
+        // Nobody goes by it, unless somebody says so.
+        let alone = Request::default()
+            .with_symbol("entry_IRETQ_switcher", "native_irq_return_iret")
+            .unwrap()
+            .with_data("cpu_tss_rw");
+        assert!(read(&weak, alone.clone()).is_ok(), "{label}");
+        let found = read(&weak, alone.with_label(label)).unwrap_err();
+        assert!(matches!(&found, ReadError::Weak { symbol } if is_label(symbol)), "{found}");
+        // A local one is as good as a global one, and two are not.
+        let local = replaced(KERNEL, &[(&global, "")]);
+        assert!(read(&local, request()).is_ok(), "{label}");
+        let other = format!("\t.text\n{label}:\n\tud2\n\tud2\n");
+        let both = [assemble(&local, &[]), assemble(&other, &[])];
+        let both = process_all("ld", &["-r"], &both);
+        let found = read_as(&both, request()).unwrap_err();
+        let is_ambiguous =
+            matches!(&found, ReadError::Ambiguous { symbol, .. } if is_label(symbol));
+        assert!(is_ambiguous, "{found}");
+    }
+}
+
+/// A label that somebody goes by is where nobody enters the code: nothing else changes by that.
+#[test]
+fn a_label_of_a_window_is_no_entry() {
+    let asked = |source: &str, label: &str| {
+        read_as(&assemble(source, &[]), Request::default().with_label(label))
+    };
+    // It may end a section, or lie elsewhere.
+    let ends = asked(&format!("{SWITCHER}\n\t.text\n\t.globl\tends\nends:\n"), "ends");
+    assert!(ends.is_ok(), "{ends:?}");
+    let other = format!("{SWITCHER}\n\t.section .two, \"ax\"\n\t.globl\tother\nother:\n\tret\n");
+    let found = asked(&other, "other").unwrap();
+    assert!(!found.symbols.contains_key("other"));
+    assert!(asked(SWITCHER, "nowhere").is_ok());
+    // What points to it does not point to a function.
+    let table = with("\t.data\n\t.p2align 3\n\t.quad inside");
+    let found = error(&assemble(&table, &[]));
+    let known = target(&asked(&table, "inside").unwrap());
+    assert_eq!(known.unwrap_err(), TargetError::Read(found));
 }
 
 #[test]
