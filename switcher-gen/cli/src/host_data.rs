@@ -85,7 +85,7 @@ impl DataArg {
         &self,
         data: &BTreeMap<String, u64>,
         at: impl Fn(i64) -> DataAt,
-        mark: impl Fn(HostData) -> HostData,
+        mark: impl Fn(HostData) -> Result<HostData, WrongData>,
         option: &str,
     ) -> Result<HostData, Failure> {
         let Self { place, name, size, value, is_marked } = self;
@@ -101,7 +101,10 @@ impl DataArg {
         if let Some(value) = value {
             found = found.holding(*value).map_err(of_data)?;
         }
-        Ok(if *is_marked { mark(found) } else { found })
+        match is_marked {
+            true => mark(found).map_err(of_data),
+            false => Ok(found),
+        }
     }
 }
 
@@ -132,8 +135,19 @@ impl HostDataArgs {
         let read_only = self
             .read_only
             .iter()
-            .map(|of| of.resolve(data, fixed, HostData::mapped, "--read-only"));
-        per_cpu.chain(read_only).collect()
+            .map(|of| of.resolve(data, fixed, |data| Ok(data.mapped()), "--read-only"));
+        let symbol = |of: &DataArg| of.place.symbol().map(str::to_owned);
+        let both = self.per_cpu.iter().find_map(|of| {
+            let is_it = |other: &DataArg| symbol(other).is_some() && symbol(other) == symbol(of);
+            self.read_only.iter().any(is_it).then(|| symbol(of)).flatten()
+        });
+        match both {
+            Some(symbol) => Err(Failure::Usage(format!(
+                "`{symbol}` cannot be both a per-CPU variable and data that every CPU shares: leave \
+                 one of `--per-cpu` and `--read-only`"
+            ))),
+            None => per_cpu.chain(read_only).collect(),
+        }
     }
 }
 

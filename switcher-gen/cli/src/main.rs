@@ -42,6 +42,7 @@ mod tour;
 mod variants;
 mod verdict;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -135,7 +136,8 @@ fn main() -> ExitCode {
         Err(failure) => {
             // That two texts differ is a result, and is printed as one.
             if !matches!(failure, Failure::Different) {
-                eprintln!("error: {failure}");
+                // Who has closed it does not want to know.
+                let _ = writeln!(std::io::stderr(), "error: {failure}");
             }
             failure.exit_code()
         }

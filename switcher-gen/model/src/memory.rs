@@ -8,7 +8,7 @@
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
-use super::domain::Domain;
+use super::domain::{Domain, Origin};
 
 /// Who writes a region, besides the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,9 @@ pub enum Sharing {
     Host,
     /// The guest, at any moment, from any of its CPUs.
     Guest,
+    /// Other code of ring 0, at any moment, such as that of an NMI: no load finds what another has
+    /// found, nor what was stored, which may be a guest's or the host's.
+    Ring0,
 }
 
 /// What a region is: an access to it is judged by this.
@@ -295,6 +298,9 @@ impl<D: Domain> Memory<D> {
         let region = &self.regions[place.region];
         if self.racing && region.sharing == Sharing::Guest {
             return d.adversary(place.index, place.size);
+        }
+        if region.sharing == Sharing::Ring0 {
+            return d.any_of("host word", place.size, &[Origin::Stale]);
         }
         d.load(&region.cells[place.index..place.index + place.size])
     }

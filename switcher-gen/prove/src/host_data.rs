@@ -5,12 +5,14 @@
 
 use std::fmt;
 
+use switcher_gen::arch::PagingMode;
+
 /// Data of the host's that code may read, and maybe write.
 ///
 /// ```
 /// use switcher_prove::{DataAt, HostData};
 ///
-/// let depth = HostData::new("pcpu_hot+0x10", DataAt::PerCpu(0x1_7010), 8)?.written();
+/// let depth = HostData::new("pcpu_hot+0x10", DataAt::PerCpu(0x1_7010), 8)?.written()?;
 /// let selector = HostData::new("x86_verw_sel", DataAt::Fixed(0xFFFF_FFFF_8100_0000), 2)?
 ///     .holding(0x18)?
 ///     .mapped();
@@ -69,6 +71,25 @@ pub enum WrongData {
         /// Its size.
         size: u8,
     },
+    /// What the code writes holds what it has written, or what others have.
+    #[error("`{name}` cannot be written and hold {value:#x} all the same: leave one of the two")]
+    Written {
+        /// What it is called.
+        name: String,
+        /// What it is said to hold.
+        value: u64,
+    },
+    /// No data lies there.
+    #[error(
+        "`{name}` cannot lie at {address:#x}: that is no address with this paging mode, or further \
+         from GS base than an operand reaches"
+    )]
+    Place {
+        /// What it is called.
+        name: String,
+        /// Where it was said to lie.
+        address: u64,
+    },
     /// More than are told apart.
     #[error("{count} pieces of the host's data are named, and {most} are the most", most = HostData::MOST)]
     TooMany {
@@ -120,10 +141,38 @@ impl HostData {
         Self { access: DataAccess::ReadMapped, ..self }
     }
 
-    /// The same, which the code may write as well.
-    #[must_use]
-    pub fn written(self) -> Self {
-        Self { access: DataAccess::Write, ..self }
+    /// The same, which the code may write as well, in each of its routines and event entries: no
+    /// load finds anything in particular.
+    ///
+    /// # Errors
+    /// If it is said to hold a number.
+    pub fn written(self) -> Result<Self, WrongData> {
+        match self.value {
+            Some(value) => Err(WrongData::Written { name: self.name, value }),
+            None => Ok(Self { access: DataAccess::Write, ..self }),
+        }
+    }
+
+    /// Whether data can lie there.
+    pub(crate) fn is_possible(&self, paging: PagingMode) -> Result<(), WrongData> {
+        let size = i64::from(self.size);
+        let (address, is_possible) = match self.at {
+            // An operand's distance has 32 bits.
+            DataAt::PerCpu(at) => {
+                let end = at.checked_add(size - 1);
+                let reaches = |at| i32::try_from(at).is_ok();
+                (at.cast_unsigned(), reaches(at) && end.is_some_and(reaches))
+            }
+            DataAt::Fixed(at) => {
+                let end = at.checked_add(size.cast_unsigned() - 1);
+                let is_canonical = |at| paging.is_canonical(at);
+                (at, is_canonical(at) && end.is_some_and(is_canonical))
+            }
+        };
+        match is_possible {
+            true => Ok(()),
+            false => Err(WrongData::Place { name: self.name.clone(), address }),
+        }
     }
 }
 
@@ -143,13 +192,18 @@ impl fmt::Display for HostData {
         f.write_str(match access {
             DataAccess::Read => ", mapped on the host's root",
             DataAccess::ReadMapped => ", mapped on every root",
-            DataAccess::Write => ", mapped on the host's root, for the code to write as it likes",
+            DataAccess::Write => {
+                return f.write_str(
+                    ", mapped on the host's root, for the code to write as it likes: what that does \
+                     to the kernel is not judged",
+                );
+            }
         })?;
         match value {
             Some(value) => write!(f, ", and holds {value:#x}")?,
             None => f.write_str(", and holds what no guest may learn")?,
         }
-        f.write_str("; nobody else changes it while the code runs")
+        f.write_str("; nobody changes it while the code runs")
     }
 }
 
@@ -173,11 +227,33 @@ mod tests {
     }
 
     #[test]
+    fn data_lies_where_data_can() {
+        let is_possible =
+            |at, size, paging| HostData::new("x", at, size).unwrap().is_possible(paging).is_ok();
+        let four = |at, size| is_possible(at, size, PagingMode::FourLevel);
+        assert!(four(DataAt::Fixed(0xFFFF_8000_0000_0000), 8));
+        assert!(four(DataAt::PerCpu(i64::from(i32::MAX) - 7), 8));
+        for (at, size) in [
+            (DataAt::Fixed(0x8000_0000_1000), 1),
+            (DataAt::Fixed(0x7FFF_FFFF_FFFF), 2),
+            (DataAt::Fixed(u64::MAX), 2),
+            (DataAt::PerCpu(i64::MAX), 2),
+            (DataAt::PerCpu(i64::from(i32::MAX)), 2),
+            (DataAt::PerCpu(i64::from(i32::MIN) - 1), 1),
+        ] {
+            assert!(!four(at, size), "{at:?}");
+        }
+        assert!(is_possible(DataAt::Fixed(0x8000_0000_1000), 1, PagingMode::FiveLevel));
+    }
+
+    #[test]
     fn what_is_assumed_of_data_is_said() {
         let of = |at| HostData::new("x", at, 8).unwrap();
-        let text = of(DataAt::PerCpu(-8)).written().to_string();
+        let text = of(DataAt::PerCpu(-8)).written().unwrap().to_string();
         assert!(text.starts_with("each CPU has `x`, 8 bytes at GS-0x8"), "{text}");
-        assert!(text.contains("for the code to write") && text.contains("no guest may learn"));
+        assert!(text.contains("for the code to write"), "{text}");
+        let both = of(DataAt::PerCpu(-8)).holding(1).unwrap().written();
+        assert!(matches!(both, Err(WrongData::Written { .. })), "{both:?}");
         let text = of(DataAt::Fixed(0x10)).holding(7).unwrap().mapped().to_string();
         assert!(text.starts_with("`x`, 8 bytes, lies at 0x10, mapped on every root"), "{text}");
         assert!(text.contains("and holds 0x7"), "{text}");

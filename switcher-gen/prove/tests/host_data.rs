@@ -85,13 +85,35 @@ fn a_word_of_each_cpu() {
     for form in ["depth", "depth(%rip)"] {
         let written = exit(&format!("\tmovq\t$-1, %gs:{form}\n"));
         let of = |data| target(&written, "intel-4level", &[data]);
-        proved(&of(|file| of_cpu(file, "depth", 8).written()));
+        proved(&of(|file| of_cpu(file, "depth", 8).written().unwrap()));
         refuted(&of(|file| of_cpu(file, "depth", 8)), "kept");
-        refuted(&of(|file| of_cpu(file, "depth", 4).written()), "memory");
+        refuted(&of(|file| of_cpu(file, "depth", 4).written().unwrap()), "memory");
         refuted(&target(&written, "intel-4level", &[]), "memory");
     }
     let read = exit("\tmovq\t%gs:spec_ctrl, %rcx\n");
     proved(&target(&read, "intel-4level", &[|file| of_cpu(file, "spec_ctrl", 8)]));
+}
+
+/// The code's own NMI entry may have written it in between, or an earlier exit.
+#[test]
+fn what_was_written_is_not_what_is_found() {
+    let word: [fn(&Foreign) -> HostData; 1] = [|file| of_cpu(file, "depth", 8).written().unwrap()];
+    let judged = |code: &str| target(&exit(code), "intel-4level", &word);
+    proved(&judged("\tsarq\t$5, %gs:depth\n\tmovq\t%gs:depth, %rcx\n"));
+    refuted(&judged("\tmovq\t%rsp, %gs:depth\n\tmovq\t%gs:depth, %rsp\n"), "memory");
+    refuted(
+        &judged("\tmovq\t%rsp, %gs:depth\n\tmovq\t%gs:depth, %rcx\n\tmovq\t(%rcx), %rcx\n"),
+        "memory",
+    );
+    // What a guest has in a register comes back by it.
+    let never = "\tpushq\t%rax\n\tcmpq\t%rsp, %rsp\n\tjz\t8f\n";
+    let arm = |load: &str| {
+        format!(
+            "{never}\tpopq\t%rax\n{EXIT}\tpushq\t$2\n\tpopfq\n\tpop_all\trbx, rbp, r12, r13, r14, r15\n{load}\tret\n\tud2\n8:\tpopq\t%rax\n"
+        )
+    };
+    proved(&judged(&arm("\tincq\t%gs:depth\n\tmovl\t$0, %ebx\n")));
+    refuted(&judged(&arm("\tmovq\t%gs:depth, %rbx\n")), "exit-scratch");
 }
 
 /// What it holds is the host's.
@@ -140,7 +162,7 @@ fn what_is_said_of_data_is_checked_and_listed() {
     let foreign = read(&file);
     let target = || Target::foreign(&foreign, Setting::from(&Variant::REFERENCE)).unwrap();
     let depth = |size| of_cpu(&foreign, "depth", size);
-    let with = target().with_data(vec![depth(8).written()]).unwrap();
+    let with = target().with_data(vec![depth(8).written().unwrap()]).unwrap();
     assert!(with.assumed.iter().any(|text| text.contains("`depth`, 8 bytes at GS")));
     let twice = target().with_data(vec![depth(8), depth(4)]);
     assert!(matches!(twice, Err(TargetError::Overlap(_))), "{twice:?}");

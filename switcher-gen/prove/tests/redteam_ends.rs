@@ -15,6 +15,7 @@ const END: &str = "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\tret\n\tud2\n";
 /// What a host may find in RFLAGS.
 const FLAGS: &str = "\tpushq\t$2\n\tpopfq\n";
 const CLEAR: &str = "\tclear_all ecx, edx, esi, edi, r8d, r9d, r10d, r11d\n";
+const ENTER: &str = "\nroutine switcher_enter_guest\n";
 /// What a guest may know, in RAX, RCX, RDX and as GS base, right before it is entered.
 const TO_GUEST: &str = "\txorl\t%eax, %eax\n\txorl\t%ecx, %ecx\n\txorl\t%edx, %edx\n\tswapgs\n";
 
@@ -108,6 +109,22 @@ fn the_host_gets_something_of_a_guests_from_an_arm() {
     wrong(&leaves("\tmovq\t%r15, (%r14)\n"), "untaken-target");
     let down = format!("{CLEAR}\tmovq\t%rcx, %gs:HOST_RSP\n\tpushq\t%r15\n\tpopfq\n{END}");
     wrong(&down, "untaken-memory");
+    // A pointer to what the guest writes is no better than what lies there.
+    let pvcs = format!(
+        "\tmovq\t48(%rsp), %rax\n{CLEAR}{FLAGS}\taddq\t$56, %rsp\n{zero}\tmovq\t%gs:PVCS, %rbx\n\
+         \tjmp\t*%rax\n\tint3\n"
+    );
+    wrong(&pvcs, "exit-scratch");
+    right("a number", &pvcs.replace("%gs:PVCS", "$0"));
+    // What an earlier exit has left below the caller's RSP may be a guest's.
+    let left = |from: &str| {
+        let never =
+            format!("\tcmpq\t%rsp, %rsp\n\tjz\t8f\n\tmovq\t{from}, %rbx\n\tret\n\tud2\n8:\n");
+        let enter = format!("{ENTER}{never}");
+        target(INTEL, &[(ENTER, &enter)])
+    };
+    refuted("left over", &left("-0x40(%rsp)"), "exit-scratch");
+    proved("the caller's", &left("(%rsp)"));
 }
 
 /// A hook takes RDI for a pointer, RSP for its stack, and what lies there for where it returns to.
@@ -133,6 +150,9 @@ fn a_hook_gets_something_of_a_guests_from_an_arm() {
         wrong(&behind("\tmovq\t(%rcx), %rcx\n\tint3\n"), "untaken-memory");
         wrong(&behind("\tmovq\t-64(%rsp), %rbx\n\tmovq\t(%rbx), %rbx\n\tint3\n"), "untaken-memory");
         wrong(&behind("\t.byte\t0x06\n"), "untaken-code");
+        let down = format!("\tmovl\t$0, %edi\n\tpushq\t%r15\n\tpopfq\n{zero}{call}");
+        wrong(&down, "hook-registers");
+        wrong(&with("\tmovq\t%gs:PVCS, %rdi\n", &call), "hook-registers");
         right("what it has not changed", &behind("\tmovq\t(%rsp), %rbx\n\tint3\n"));
     }
 }
@@ -157,6 +177,16 @@ fn a_guest_gets_something_of_the_hosts_from_an_arm() {
     }
     // In an exit, the host's root is loaded.
     wrong(&guest(""), "root");
+    // Where another arm comes with another root, which one it is must not be forgotten.
+    let never = NEVER[0];
+    let both = format!(
+        "{never}\tmovq\t%gs:HOST_CR3, %rax\n\tmovq\t%rax, %cr3\n{never}\tjmp\t8f\n9:{}8:\n",
+        guest("")
+    );
+    refuted("joined", &target(INTEL, &[(TO_SMOD, &format!("{both}{TO_SMOD}"))]), "root");
+    // RSP may be a stack of the host's that is still there, and nothing else of it.
+    let rsp = guest("").replace("movq\t%r14, %rsp", "movq\t%gs:HOST_CR3, %rsp");
+    refuted("RSP", &at(TO_SMOD, &rsp.replace("\tswapgs\n", "")), "no-host-value");
 }
 
 /// The host's untraining uses what its GS base points to.

@@ -119,7 +119,8 @@ pub enum ReadError {
     /// Code refers to memory that is not code.
     #[error(
         "{at} refers to section `{section}`: only code is modelled; reach data through GS, make it an \
-         immediate, or say which data it is (`--read-only SYMBOL:BYTES`), if it has a global symbol"
+         immediate, or say which data it is, by its global symbol: `--per-cpu` if it is reached through \
+         GS, `--read-only` if it lies in a section and is reached relative to the code"
     )]
     Data {
         /// Where in the file.

@@ -301,7 +301,7 @@ fn switcher<'data, R: Contents<'data>>(
     if code.variables.are_of_cpus() {
         taken.push(String::from(
             "whoever links the object has each CPU's copy of a per-CPU variable at GS base and the \
-             variable's address, wherever the code lies",
+             variable's address, wherever the code lies, and aligned as its operands are large",
         ));
     }
     Ok(Read::Code(Box::new(Foreign {

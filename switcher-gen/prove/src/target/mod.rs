@@ -213,6 +213,8 @@ impl Target {
         if data.len() > HostData::MOST {
             return Err(WrongData::TooMany { count: data.len() }.into());
         }
+        let paging = self.setting.variant.paging();
+        data.iter().try_for_each(|data| data.is_possible(paging))?;
         self.assumed.extend(data.iter().map(ToString::to_string));
         self.data = data;
         self.is_possible()?;

@@ -126,7 +126,11 @@ impl<D: Domain, S: Source<D>> Builder<'_, D, S> {
                 DataAt::PerCpu(at) => (host_gs, *at),
                 DataAt::Fixed(at) => (self.d.code(base), at.wrapping_sub(base).cast_signed()),
             };
-            regions.push(Region::new(name, base, start, cells));
+            let mut region = Region::new(name, base, start, cells);
+            if *access == DataAccess::Write {
+                region.sharing = Sharing::Ring0;
+            }
+            regions.push(region);
         }
         regions
     }

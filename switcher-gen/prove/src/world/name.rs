@@ -164,6 +164,8 @@ impl Name {
             (_, Part::Scratch(_)) => Origin::Stale,
             // A guest chooses the mode that it is in.
             (Object::TssExtra, Part::Field("switch_flags")) => Origin::Stale,
+            // What lies below the caller's RSP is left over, from a guest's exit, too.
+            (Object::HostStack, Part::At(..0)) => Origin::Stale,
             // Whether SS is null: it says that an event came from CPL 3, and no more.
             (Object::Interrupted, Part::Field("ss")) => Origin::Published,
             // The host has put a value there, or zero.

@@ -37,6 +37,8 @@ pub(crate) struct Traits {
     overwritten: usize,
     /// Whether either GS base is the host's.
     gs: [bool; 2],
+    /// Whether the host's root is loaded.
+    is_on_hosts_root: bool,
     has_host_spec_ctrl: bool,
 }
 
@@ -46,13 +48,14 @@ impl Traits {
         d: &D,
         state: &Machine<D>,
         so_far: SoFar,
-        [host_gs, host_spec_ctrl]: [D::Word; 2],
+        [host_gs, host_spec_ctrl, host_cr3]: [D::Word; 3],
     ) -> Self {
         let is = |a, b| d.distance(a, b) == Some(0);
         Self {
             has_strayed: so_far.strayed.is_elsewhere(),
             overwritten: so_far.overwritten,
             gs: [state.gs_base, state.inactive_gs_base].map(|base| is(base, host_gs)),
+            is_on_hosts_root: is(state.cr3, host_cr3),
             has_host_spec_ctrl: is(state.msrs.spec_ctrl, host_spec_ctrl),
         }
     }

@@ -59,17 +59,36 @@ pub(crate) fn at_caller<D: Domain>(
     if d.distance(machine.get(Gpr::Rsp), world.caller.rsp) != Some(0) {
         goals.broken(d, obligation::UNTAKEN_MEMORY, Gpr::Rsp.name(), None);
     }
-    let down = d.mask(machine.rflags(d), RFlags::DF.bits());
-    for (is_free, about) in [(!strayed.steers, "memory"), (!is_steered(d, down), "DF")] {
+    for (is_free, about) in [(!strayed.steers, "memory"), (has_own_flags(d, machine), "DF, AC")] {
         goals.add(obligation::UNTAKEN_MEMORY, d.bit(is_free), about);
     }
     let setting = &world.setting;
     let is_any = |register| register == Gpr::Rdi && setting.promises(Clauses::ANY_RDI);
     let all = Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp);
     for register in all.filter(|register| !is_any(*register)) {
-        let is_free = !is_steered(d, machine.get(register));
+        let word = machine.get(register);
+        let is_free = !is_steered(d, word) && !is_pvcs(d, machine, word);
         goals.add(obligation::EXIT_SCRATCH, d.bit(is_free), register.name());
     }
+}
+
+/// Whether no guest has chosen the flags that code of the host goes by: which way strings go, and
+/// what of a guest's it may access.
+fn has_own_flags<D: Domain>(d: &D, machine: &Machine<D>) -> bool {
+    !is_steered(d, d.mask(machine.rflags(d), (RFlags::DF | RFlags::AC).bits()))
+}
+
+/// The region that a word points to, or beside it.
+fn region_at<D: Domain>(d: &D, machine: &Machine<D>, word: D::Word) -> Option<RegionName> {
+    match points_to(d, machine, word)? {
+        To::Region(region) => Some(machine.memory.regions[region].name),
+        To::Gs(_) => None,
+    }
+}
+
+/// Whether a word points to what the guest writes: whoever loads from there has the guest's values.
+fn is_pvcs<D: Domain>(d: &D, machine: &Machine<D>, word: D::Word) -> bool {
+    region_at(d, machine, word) == Some(RegionName::Pvcs)
 }
 
 /// The arm calls a hook of the host's: what that finds in RDI and RSP, in memory, and as its return
@@ -85,11 +104,14 @@ pub(crate) fn at_hook<D: Domain>(
     untold(d, machine, goals);
     for register in [Gpr::Rdi, Gpr::Rsp] {
         let word = machine.get(register);
-        let is_ours = matches!(points_to(d, machine, word), Some(To::Region(_)));
-        let is_free = d.bit(is_ours || !is_steered(d, word));
+        let is_stack = region_at(d, machine, word).is_some_and(RegionName::is_stack);
+        let is_free = is_stack || !is_steered(d, word) && !is_pvcs(d, machine, word);
+        let is_free = d.bit(is_free);
         goals.add(obligation::HOOK_REGISTERS, is_free, register.name());
     }
-    goals.add(obligation::HOOK_REGISTERS, d.bit(!strayed.steers), "memory");
+    for (is_free, about) in [(!strayed.steers, "memory"), (has_own_flags(d, machine), "DF, AC")] {
+        goals.add(obligation::HOOK_REGISTERS, d.bit(is_free), about);
+    }
     let place = machine.memory.locate(d, machine.get(Gpr::Rsp), 8, machine.cr3);
     let is_known = place.is_some_and(|place| {
         let to = d.code_at(machine.memory.load(d, place));
@@ -134,7 +156,7 @@ pub(crate) fn at_guest<D: Domain>(
 /// The arm goes on at CPL 3: with nothing that no guest may learn, but for a stack of the host's
 /// where it has not left that.
 pub(crate) fn tells_a_guest<D: Domain>(d: &D, machine: &Machine<D>, goals: &mut Goals<D>) {
-    let is_stack = |word| matches!(points_to(d, machine, word), Some(To::Region(_)));
+    let is_stack = |word| region_at(d, machine, word).is_some_and(RegionName::is_stack);
     let registers = Gpr::ALL.into_iter().map(|register| (register.name(), machine.get(register)));
     let Machine { gs_base, fs_base, pkru, .. } = *machine;
     let others = [("GS base", gs_base), ("FS base", fs_base), ("PKRU", pkru)];

@@ -17,7 +17,8 @@ impl<D: Domain> Watch<'_, D> {
         barriers: &Barriers,
         so_far: SoFar,
     ) {
-        let of_host = [self.start.host_gs, self.start.block.host_spec_ctrl];
+        let block = &self.start.block;
+        let of_host = [self.start.host_gs, block.host_spec_ctrl, block.host_cr3];
         let traits = Traits::new(d, state, so_far, of_host);
         arms.go_later(d, self.entry.target, traits, to, (state, barriers), so_far);
     }
