@@ -76,6 +76,7 @@ known_fields! {
     HostSpecCtrl host_spec_ctrl 4
     GuestSpecCtrl guest_spec_ctrl 4
     SmodPkru smod_pkru 4
+    PkuOn pku_on 4
 }
 
 known_fields! {
@@ -93,7 +94,7 @@ known_fields! {
 }
 
 /// More than any struct has known fields.
-const FIELDS: usize = 14;
+const FIELDS: usize = 15;
 
 /// Where the known fields of a struct lie, in bytes from its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -261,6 +262,8 @@ impl Places<ExtraField> {
                 }
                 ExtraField::SmodRsp => (revision == Revision::V2024, "the revision of 2024 needs"),
                 ExtraField::SmodPkru => (pku, "the variant's protection keys need"),
+                // Where it is missing, every guest has protection keys.
+                ExtraField::PkuOn => (false, "no switcher needs"),
                 _ => (true, "every switcher needs"),
             };
             self.need(*field, is_needed, why)?;

@@ -131,6 +131,9 @@ pub struct TssExtra<W> {
     pub host_spec_ctrl: W,
     pub guest_spec_ctrl: W,
     pub smod_pkru: W,
+    /// Whether this guest has protection keys: not 0, if it does. Ours has no such field: there,
+    /// all guests of a variant with them do.
+    pub pku_on: W,
 }
 
 /// The fields of the PVCS that a switcher uses (spec/abi.md, "PVCS").

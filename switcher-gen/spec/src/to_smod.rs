@@ -21,8 +21,9 @@ pub(super) fn to_smod<D: Domain>(d: &D, host: &Host, state: &mut State<D>) -> Ou
         pvcs.rsp = guest.registers.rsp;
     }
     if host.pku {
-        pvcs.pkru = *pkru;
-        *pkru = tss_extra.smod_pkru;
+        let has_keys = d.any(tss_extra.pku_on, u64::MAX);
+        pvcs.pkru = d.select(has_keys, *pkru, pvcs.pkru);
+        *pkru = d.select(has_keys, tss_extra.smod_pkru, *pkru);
     }
 
     // Mode and root change together.

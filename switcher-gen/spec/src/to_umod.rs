@@ -23,7 +23,7 @@ pub(super) fn to_umod<D: Domain>(d: &D, host: &Host, state: &mut State<D>) -> Ou
         guest.registers.rsp = pvcs.rsp;
     }
     if host.pku {
-        *pkru = pvcs.pkru;
+        *pkru = d.select(d.any(tss_extra.pku_on, u64::MAX), pvcs.pkru, *pkru);
     }
     guest.rip = pvcs.rip;
     guest.registers.rcx = pvcs.rcx;

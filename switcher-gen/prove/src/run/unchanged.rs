@@ -56,6 +56,7 @@ pub(crate) fn memory<D: Domain>(
         e.host_spec_ctrl,
         e.guest_spec_ctrl,
         e.smod_pkru,
+        e.pku_on,
     ];
     let fields = extra_fields(&world.setting).into_iter().zip(values);
     let fields = fields.filter_map(|(field, value)| {

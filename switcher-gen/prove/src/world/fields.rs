@@ -15,7 +15,7 @@ pub(crate) type FieldAt = (&'static str, i64, usize);
 
 /// The fields of the switcher's data, as far as there are such: of each its name, its offset from
 /// the struct's start and its size.
-pub(crate) fn extra_fields(setting: &Setting) -> [Option<FieldAt>; 14] {
+pub(crate) fn extra_fields(setting: &Setting) -> [Option<FieldAt>; 15] {
     known(&setting.extra)
 }
 
@@ -114,25 +114,29 @@ pub(crate) fn read_extra<D: Domain>(
         host_spec_ctrl,
         guest_spec_ctrl,
         smod_pkru,
+        pku_on,
     ] = extra_fields(setting).map(|field| match field {
-        Some((_, at, size)) => extra.read(d, setting.block.tss_extra + at, size),
-        None => d.word(0),
+        Some((_, at, size)) => Some(extra.read(d, setting.block.tss_extra + at, size)),
+        None => None,
     });
+    let of = |field: Option<D::Word>| field.unwrap_or(d.word(0));
     spec::TssExtra {
-        host_cr3,
-        host_rsp,
-        enter_cr3,
-        switch_flags,
-        smod_cr3,
-        umod_cr3,
-        pvcs,
-        retu_rip,
-        smod_entry,
-        smod_gsbase,
-        smod_rsp,
-        host_spec_ctrl,
-        guest_spec_ctrl,
-        smod_pkru,
+        host_cr3: of(host_cr3),
+        host_rsp: of(host_rsp),
+        enter_cr3: of(enter_cr3),
+        switch_flags: of(switch_flags),
+        smod_cr3: of(smod_cr3),
+        umod_cr3: of(umod_cr3),
+        pvcs: of(pvcs),
+        retu_rip: of(retu_rip),
+        smod_entry: of(smod_entry),
+        smod_gsbase: of(smod_gsbase),
+        smod_rsp: of(smod_rsp),
+        host_spec_ctrl: of(host_spec_ctrl),
+        guest_spec_ctrl: of(guest_spec_ctrl),
+        smod_pkru: of(smod_pkru),
+        // Without it, every guest has protection keys.
+        pku_on: pku_on.unwrap_or(d.word(1)),
     }
 }
 

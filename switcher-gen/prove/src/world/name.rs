@@ -204,7 +204,8 @@ impl Name {
 
 /// The fields of [`TssExtra`] that the ABI hands to the guest (spec/abi.md, "The per-CPU block"):
 /// it has chosen them itself, by the MSRs of the guest interface.
-const PUBLISHED: [&str; 5] = ["retu_rip", "smod_entry", "smod_gsbase", "smod_pkru", "smod_rsp"];
+const PUBLISHED: [&str; 6] =
+    ["retu_rip", "smod_entry", "smod_gsbase", "smod_pkru", "smod_rsp", "pku_on"];
 
 impl std::fmt::Display for Name {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

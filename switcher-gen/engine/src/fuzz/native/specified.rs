@@ -485,6 +485,7 @@ fn state(setup: &Setup) -> State<Concrete> {
             host_spec_ctrl: extra.host_spec_ctrl.into(),
             guest_spec_ctrl: extra.guest_spec_ctrl.into(),
             smod_pkru: extra.smod_pkru.into(),
+            pku_on: 1,
         },
         pvcs: spec::Pvcs {
             user_cs: pvcs.user_cs.into(),
