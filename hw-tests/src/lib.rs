@@ -29,6 +29,7 @@ pub mod cases;
 pub mod compare;
 pub mod coverage;
 pub mod debian;
+pub mod distribution;
 pub mod engine;
 pub mod fuzzing;
 pub mod iso;

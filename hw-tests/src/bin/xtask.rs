@@ -18,6 +18,7 @@ use hw_protocol::Options;
 use hw_tests::bare_metal::{BareMetal, KERNEL, MINIMAL_HOST};
 use hw_tests::compare;
 use hw_tests::debian::NoRoot;
+use hw_tests::distribution;
 use hw_tests::engine::qemu::Qemu;
 use hw_tests::engine::{self, Engine, EngineEnd, Runs, hosted};
 use hw_tests::fuzzing::{self, Verdict};
@@ -366,6 +367,7 @@ fn checks(summary: &mut Summary) -> Result<()> {
     }
     summary.0.push(dependencies()?);
     summary.0.push(kernel_tools());
+    summary.0.push(distribution_kernel());
     let mut all = workspace::cargo();
     // All tests are run, also after one has failed.
     all.args(["test", "--workspace", "--no-fail-fast"]);
@@ -384,6 +386,26 @@ fn kernel_tools() -> Row {
         Err(_) => {
             let note = "linux-kbuild-6.1 is not here; objects for kernels are proved, and no more";
             row("objtool", (0, 0), started.elapsed(), note)
+        }
+    }
+}
+
+/// A kernel of Debian's, which has no switcher, for the test of what is answered to that. A machine
+/// that does not reach an archive has none: the test says so, and so does the summary.
+fn distribution_kernel() -> Row {
+    let started = Instant::now();
+    let made = match install(distribution::TOOLS) {
+        Ok(()) => distribution::make(),
+        Err(why) => Err(why.to_string()),
+    };
+    match made {
+        Ok(_) => {
+            row("kernel", (1, 0), started.elapsed(), "Debian's is answered, without a switcher")
+        }
+        Err(why) => {
+            println!("{why}");
+            let note = "Debian's kernel is not here: what is answered to it is not tested";
+            row("kernel", (0, 0), started.elapsed(), note)
         }
     }
 }

@@ -3,7 +3,7 @@
 #[path = "../../prove/tests/gas/mod.rs"]
 mod gas;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -296,4 +296,30 @@ fn data_of_the_kernels_is_named() {
         let text = judged(2, &["--read-only", "selector:2", "--per-cpu", wrong]);
         assert!(text.contains(what), "{wrong}: {text}");
     }
+}
+
+/// A kernel of a distribution's, which has no switcher: what is missing is said at once.
+#[test]
+fn a_distributions_kernel_is_answered_with_what_is_missing() {
+    let target = Path::new(env!("CARGO_BIN_EXE_switcher")).ancestors().nth(2).unwrap();
+    let kernel = target.join("debian-kernel/vmlinux");
+    if !kernel.exists() {
+        eprintln!("skipped: there is no {}; `cargo xtask test` fetches it", kernel.display());
+        return;
+    }
+    let kernel = kernel.to_str().unwrap();
+    // It is stripped.
+    let text = prove(2, kernel, &[]);
+    assert!(
+        text.contains("has no symbol table") && text.contains("before it was stripped"),
+        "{text}"
+    );
+    // With symbols, but none of a switcher's: of 50 MiB, next to nothing is read.
+    let files = Files::new();
+    let named = files.path("named");
+    let added = ["--add-symbol", "start_kernel=.text:0,function,global", kernel];
+    let objcopy = Command::new("objcopy").args(added).arg(&named).status().unwrap();
+    assert!(objcopy.success());
+    let text = prove(2, named.to_str().unwrap(), &[]);
+    assert!(text.contains("no code is called `switcher_enter_guest`"), "{text}");
 }
