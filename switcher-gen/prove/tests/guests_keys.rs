@@ -5,6 +5,7 @@ mod attack;
 mod gas;
 
 use attack::arms::TO_SMOD;
+use attack::{proved, refuted};
 use switcher_gen::layout::{Pvcs, TssExtra};
 use switcher_gen::{Variant, layout::AsmLayout};
 use switcher_prove::elf;
@@ -57,35 +58,25 @@ fn asked_later(code: &str) -> String {
     format!("\tswapgs\n\tcmpl\t$0, %gs:PKU_ON\n\tswapgs\n\tlfence\n\tjz\t5f\n{code}5:\n")
 }
 
-#[track_caller]
-fn refuted(target: &Target, obligation: &str) {
-    match Prover::default().prove(target) {
-        Verdict::Refuted(found) => assert_eq!(found.obligation.name, obligation, "{found}"),
-        other => panic!("not refuted: {other:?}"),
-    }
-}
-
 #[test]
 fn a_guest_with_protection_keys_or_without() {
     let judged = |to_smod: &str, to_umod: &str| switcher(to_smod, to_umod, true);
     let right = judged(&asked(SAVE), &asked_later(LOAD));
-    let verdict = Prover::default().prove(&right);
-    assert!(matches!(verdict, Verdict::Proved(_)), "{verdict:?}");
+    proved("PKRU", &right);
     // Without asking, it is right for one kind of guests.
-    refuted(&judged(SAVE, LOAD), "pkru");
-    refuted(&judged("", ""), "pkru");
+    refuted("PKRU", &judged(SAVE, LOAD), "pkru");
+    refuted("PKRU", &judged("", ""), "pkru");
     // Each way by itself, and the wrong way round.
-    refuted(&judged(&asked(SAVE), LOAD), "pkru");
-    refuted(&judged(&asked(SAVE).replace("jz", "jnz"), &asked_later(LOAD)), "pkru");
+    refuted("PKRU", &judged(&asked(SAVE), LOAD), "pkru");
+    refuted("PKRU", &judged(&asked(SAVE).replace("jz", "jnz"), &asked_later(LOAD)), "pkru");
     // The field is the host's.
     let changed = format!("{}\tmovl\t$1, %gs:PKU_ON\n", asked(SAVE));
-    refuted(&judged(&changed, &asked_later(LOAD)), "kept");
+    refuted("PKRU", &judged(&changed, &asked_later(LOAD)), "kept");
 }
 
 #[test]
 fn without_the_field_every_guest_has_them() {
-    let verdict = Prover::default().prove(&switcher(SAVE, LOAD, false));
-    assert!(matches!(verdict, Verdict::Proved(_)), "{verdict:?}");
+    proved("PKRU", &switcher(SAVE, LOAD, false));
     // What lies there is then not known, and a secret.
     let asks = switcher(&asked(SAVE), &asked_later(LOAD), false);
     assert!(matches!(Prover::default().prove(&asks), Verdict::Refuted(_)));

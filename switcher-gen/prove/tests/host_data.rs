@@ -6,10 +6,11 @@ mod gas;
 
 use attack::arms::TO_SMOD;
 use attack::mitigated::EXIT;
+use attack::{proved, refuted};
 use switcher_gen::Variant;
 use switcher_prove::elf::{self, Foreign, Request};
 use switcher_prove::{
-    DataAt, HostData, Prover, Setting, SharingProver, Target, TargetError, Verdict, WrongData,
+    DataAt, HostData, Setting, SharingProver, Target, TargetError, Verdict, WrongData,
 };
 
 const VERW: &str = "\tswapgs\n\n\t/* SYSRETQ can load";
@@ -51,33 +52,19 @@ fn fixed(foreign: &Foreign, name: &str, size: u64) -> HostData {
     HostData::new(name, DataAt::Fixed(at(foreign, name)), size).unwrap()
 }
 
-#[track_caller]
-fn proved(target: &Target) {
-    let verdict = Prover::default().prove(target);
-    assert!(matches!(verdict, Verdict::Proved(_)), "{verdict:?}");
-}
-
-#[track_caller]
-fn refuted(target: &Target, obligation: &str) {
-    match Prover::default().prove(target) {
-        Verdict::Refuted(found) => assert_eq!(found.obligation.name, obligation, "{found}"),
-        other => panic!("not refuted: {other:?}"),
-    }
-}
-
 /// As Linux has it for its VERW: in code, or in data.
 #[test]
 fn a_selector_lies_elsewhere() {
     let own = object(&[(VERW, "\tswapgs\n\tverw\tselector(%rip)\n\n\t/* SYSRETQ can load")]);
     let of = |data| target(&own, "intel-4level+verw", &[data]);
-    proved(&of(|file| fixed(file, "selector", 2).holding(0x18).unwrap().mapped()));
+    proved("data", &of(|file| fixed(file, "selector", 2).holding(0x18).unwrap().mapped()));
     // On the guest's root, it has to be mapped.
-    refuted(&of(|file| fixed(file, "selector", 2).holding(0x18).unwrap()), "mapped");
+    refuted("data", &of(|file| fixed(file, "selector", 2).holding(0x18).unwrap()), "mapped");
     // Which descriptor is read must be no secret.
-    refuted(&of(|file| fixed(file, "selector", 2).mapped()), "descriptors");
+    refuted("data", &of(|file| fixed(file, "selector", 2).mapped()), "descriptors");
     // It is smaller than what is read.
-    refuted(&of(|file| fixed(file, "selector", 1).mapped()), "memory");
-    refuted(&target(&own, "intel-4level+verw", &[]), "memory");
+    refuted("data", &of(|file| fixed(file, "selector", 1).mapped()), "memory");
+    refuted("data", &target(&own, "intel-4level+verw", &[]), "memory");
 }
 
 #[test]
@@ -85,13 +72,13 @@ fn a_word_of_each_cpu() {
     for form in ["depth", "depth(%rip)"] {
         let written = exit(&format!("\tmovq\t$-1, %gs:{form}\n"));
         let of = |data| target(&written, "intel-4level", &[data]);
-        proved(&of(|file| of_cpu(file, "depth", 8).written().unwrap()));
-        refuted(&of(|file| of_cpu(file, "depth", 8)), "kept");
-        refuted(&of(|file| of_cpu(file, "depth", 4).written().unwrap()), "memory");
-        refuted(&target(&written, "intel-4level", &[]), "memory");
+        proved("data", &of(|file| of_cpu(file, "depth", 8).written().unwrap()));
+        refuted("data", &of(|file| of_cpu(file, "depth", 8)), "kept");
+        refuted("data", &of(|file| of_cpu(file, "depth", 4).written().unwrap()), "memory");
+        refuted("data", &target(&written, "intel-4level", &[]), "memory");
     }
     let read = exit("\tmovq\t%gs:spec_ctrl, %rcx\n");
-    proved(&target(&read, "intel-4level", &[|file| of_cpu(file, "spec_ctrl", 8)]));
+    proved("data", &target(&read, "intel-4level", &[|file| of_cpu(file, "spec_ctrl", 8)]));
 }
 
 /// The code's own NMI entry may have written it in between, or an earlier exit.
@@ -99,9 +86,10 @@ fn a_word_of_each_cpu() {
 fn what_was_written_is_not_what_is_found() {
     let word: [fn(&Foreign) -> HostData; 1] = [|file| of_cpu(file, "depth", 8).written().unwrap()];
     let judged = |code: &str| target(&exit(code), "intel-4level", &word);
-    proved(&judged("\tsarq\t$5, %gs:depth\n\tmovq\t%gs:depth, %rcx\n"));
-    refuted(&judged("\tmovq\t%rsp, %gs:depth\n\tmovq\t%gs:depth, %rsp\n"), "memory");
+    proved("data", &judged("\tsarq\t$5, %gs:depth\n\tmovq\t%gs:depth, %rcx\n"));
+    refuted("data", &judged("\tmovq\t%rsp, %gs:depth\n\tmovq\t%gs:depth, %rsp\n"), "memory");
     refuted(
+        "data",
         &judged("\tmovq\t%rsp, %gs:depth\n\tmovq\t%gs:depth, %rcx\n\tmovq\t(%rcx), %rcx\n"),
         "memory",
     );
@@ -112,8 +100,8 @@ fn what_was_written_is_not_what_is_found() {
             "{never}\tpopq\t%rax\n{EXIT}\tpushq\t$2\n\tpopfq\n\tpop_all\trbx, rbp, r12, r13, r14, r15\n{load}\tret\n\tud2\n8:\tpopq\t%rax\n"
         )
     };
-    proved(&judged(&arm("\tincq\t%gs:depth\n\tmovl\t$0, %ebx\n")));
-    refuted(&judged(&arm("\tmovq\t%gs:depth, %rbx\n")), "exit-scratch");
+    proved("data", &judged(&arm("\tincq\t%gs:depth\n\tmovl\t$0, %ebx\n")));
+    refuted("data", &judged(&arm("\tmovq\t%gs:depth, %rbx\n")), "exit-scratch");
 }
 
 /// What it holds is the host's.
@@ -125,17 +113,17 @@ fn nothing_of_it_gets_to_a_guest() {
         "\tmovq\t%gs:spec_ctrl, %rax\n\tmovq\t%rax, PVCS_R11(%rdx)\n",
         "\tcmpb\t$0, %gs:spec_ctrl\n\tsetz\tPVCS_R11(%rdx)\n",
     ] {
-        refuted(&target(&of(leak), "intel-4level", &data), "no-host-value");
+        refuted("data", &target(&of(leak), "intel-4level", &data), "no-host-value");
     }
     let known: [fn(&Foreign) -> HostData; 1] =
         [|file| of_cpu(file, "spec_ctrl", 8).mapped().holding(1).unwrap()];
     let decided = "\tcmpb\t$1, %gs:spec_ctrl\n\tjz\t1f\n\tud2\n1:\n";
-    proved(&target(&of(decided), "intel-4level", &known));
+    proved("data", &target(&of(decided), "intel-4level", &known));
     // Nor on an arm.
     let arm = "\ttestq\t%rcx, %rcx\n\tjz\t1f\n\tmovq\t%gs:spec_ctrl, %rax\n\tmovq\t(%r15,%rax), %rax\n1:\n";
     let arm = exit(&format!("\tpushq\t%rax\n\txorl\t%ecx, %ecx\n{arm}\tpopq\t%rax\n"));
     let data: [fn(&Foreign) -> HostData; 1] = [|file| of_cpu(file, "spec_ctrl", 8)];
-    refuted(&target(&arm, "intel-4level", &data), "untaken-memory");
+    refuted("data", &target(&arm, "intel-4level", &data), "untaken-memory");
 }
 
 /// Nobody changes it, and what it holds decides.
@@ -152,7 +140,7 @@ fn a_number_that_is_only_read() {
     // Nor is a proof taken for that of code which finds another number.
     assert!(matches!(prove(two), Verdict::Refuted(_)));
     let written = exit("\tmovb\t$1, number(%rip)\n");
-    refuted(&target(&written, "intel-4level", &[one]), "kept");
+    refuted("data", &target(&written, "intel-4level", &[one]), "kept");
 }
 
 /// A verdict says what it rests on, and what shares bytes is refused.
