@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::super::code::FileCode;
 use super::super::error::ReadError;
 use super::super::file::{Contents, Of};
-use super::tables::Table;
+use super::tables::{Named, Table};
 use super::{Choice, ENDBR64, Site, To};
 
 /// The thunk of returns, by Linux's name of it, and by ours.
@@ -97,14 +97,17 @@ pub(super) fn seals<'data, R: Contents<'data>>(
     Ok(entries.map(entry).collect())
 }
 
-/// `__jump_table`: static branches. Each has two entries here, for either way.
+/// `__jump_table`: static branches. Each has two entries here, for either way. Those of one key go
+/// one way, or the other one if the lowest bits of their keys differ (Linux,
+/// include/linux/jump_label.h, `jump_label_type`): which way the first of them goes is the choice.
 pub(super) fn branches<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     table: &Table,
 ) -> Result<Option<Vec<Site>>, ReadError> {
     /// The place, where it leads, and the key.
     const ENTRY: usize = 16;
-    let entry = |at: usize| -> Option<Vec<Site>> {
+    let mut keys: Vec<(Named, u64, Choice)> = Vec::new();
+    let mut entry = |at: usize| -> Option<Vec<Site>> {
         let site = table.place(at)?;
         let target = table.place(at + 4)?;
         let length = match bytes_at::<R, 2>(code, site)? {
@@ -119,10 +122,20 @@ pub(super) fn branches<'data, R: Contents<'data>>(
         let is_near =
             if length == 2 { i8::try_from(by).is_ok() } else { i32::try_from(by).is_ok() };
         let area = code.area(site)?;
-        let choice = Choice::Branch(code.place(area, site).to_string());
-        let way = |is_on, to| Site {
+        let own = Choice::Branch(code.place(area, site).to_string());
+        let (choice, is_other) = match table.named(at + 8) {
+            Some((key, bits)) => match keys.iter().find(|(known, ..)| *known == key) {
+                Some((_, first, choice)) => (choice.clone(), (first ^ bits) & 1 != 0),
+                None => {
+                    keys.push((key, bits, own.clone()));
+                    (own, false)
+                }
+            },
+            None => (own, false),
+        };
+        let way = |jumps: bool, to| Site {
             range: range.clone(),
-            when: Some((choice.clone(), is_on)),
+            when: Some((choice.clone(), jumps != is_other)),
             to,
             table: table.name.clone(),
         };
@@ -133,6 +146,6 @@ pub(super) fn branches<'data, R: Contents<'data>>(
         Some(vec![way(true, To::Jump(target)), way(false, To::Nops)])
     };
     let Some(entries) = table.entries(ENTRY, &[0, 4], &[8]) else { return Ok(None) };
-    let all: Option<Vec<_>> = entries.map(entry).collect();
+    let all: Option<Vec<_>> = entries.map(&mut entry).collect();
     Ok(all.map(|all| all.into_iter().flatten().collect()))
 }

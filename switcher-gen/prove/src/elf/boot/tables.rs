@@ -4,11 +4,11 @@
 //! Fields that name places are distances of 32 bits from themselves. In an object each has a
 //! relocation, and in a linked file its value.
 
-use object::elf::R_X86_64_PC32;
+use object::elf::{R_X86_64_PC32, R_X86_64_PC64};
 
 use super::super::code::FileCode;
 use super::super::error::ReadError;
-use super::super::file::Contents;
+use super::super::file::{Contents, Of};
 
 /// A table of entries of one size.
 pub(super) struct Table {
@@ -18,10 +18,23 @@ pub(super) struct Table {
     pub(super) bytes: Vec<u8>,
     /// The addresses that relocated fields name, by offset.
     places: Vec<(usize, u64)>,
+    /// What relocated fields of 64 bits name, by offset, and the lowest two bits of it.
+    named: Vec<(usize, (Named, u64))>,
     /// The offsets of all fields that something relocates.
     relocated: Vec<usize>,
     /// The address of the first byte, of a linked file.
     address: Option<u64>,
+}
+
+/// What a field of 64 bits names, wherever that is: two fields that name the same are equal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Named {
+    /// So many bytes from the start of a section, by its number.
+    Section(usize, u64),
+    /// So many bytes from a symbol that the object does not have.
+    Undefined(String, u64),
+    /// An address.
+    Address(u64),
 }
 
 /// More than all tables of a kernel have.
@@ -40,13 +53,25 @@ impl Table {
         let mut bytes = vec![0; section.size as usize];
         let truncated = |()| ReadError::Truncated { section: section.text() };
         code.file.data.copy(section.offset(), &mut bytes).map_err(truncated)?;
-        let (mut places, mut relocated) = (Vec::new(), Vec::new());
+        let (mut places, mut named, mut relocated) = (Vec::new(), Vec::new(), Vec::new());
         let relocations = match code.file.is_object() {
             true => code.file.relocations(number)?,
             false => Vec::new(),
         };
         for relocation in relocations {
             relocated.push(relocation.offset as usize);
+            if relocation.kind == R_X86_64_PC64 && relocation.symbol != 0 {
+                let symbol = code.file.symbol_by_index(relocation.symbol)?;
+                let by = symbol.value.wrapping_add_signed(relocation.addend.unwrap_or_default());
+                let (start, bits) = (by & !3, by & 3);
+                let of = match symbol.of {
+                    _ if symbol.is_weak() => None,
+                    Of::Section(section) => Some(Named::Section(section, start)),
+                    Of::Undefined => Some(Named::Undefined(symbol.text(), start)),
+                    Of::Absolute | Of::Common | Of::Other => None,
+                };
+                named.extend(of.map(|of| (relocation.offset as usize, (of, bits))));
+            }
             // A field that anything else relocates names no place that is known.
             if relocation.kind != R_X86_64_PC32 {
                 continue;
@@ -62,9 +87,10 @@ impl Table {
             places.push((relocation.offset as usize, place));
         }
         places.sort_unstable();
+        named.sort_by_key(|(at, _)| *at);
         let (name, is_object) = (section.text(), code.file.is_object());
         let address = (!is_object).then_some(section.address);
-        Ok(Some(Self { section: number, name, bytes, places, relocated, address }))
+        Ok(Some(Self { section: number, name, bytes, places, named, relocated, address }))
     }
 
     /// The address that the field at an offset names; `None` if it names none that is known.
@@ -77,6 +103,22 @@ impl Table {
             None => {
                 let at = self.places.binary_search_by_key(&offset, |(at, _)| *at).ok()?;
                 Some(self.places[at].1)
+            }
+        }
+    }
+
+    /// What the field of 64 bits at an offset names, but for its lowest two bits, and those; `None`
+    /// if it names nothing that is known.
+    pub(super) fn named(&self, offset: usize) -> Option<(Named, u64)> {
+        match self.address {
+            Some(address) => {
+                let by = u64::from_le_bytes(*self.bytes.get(offset..)?.first_chunk()?);
+                let start = address.wrapping_add(offset as u64).wrapping_add(by & !3);
+                Some((Named::Address(start), by & 3))
+            }
+            None => {
+                let at = self.named.binary_search_by_key(&offset, |(at, _)| *at).ok()?;
+                Some(self.named[at].1.clone())
             }
         }
     }
