@@ -41,11 +41,14 @@ pub enum Origin {
     /// What only an execution finds that does not take place, at an address that nobody answers
     /// for: it may be anything that is mapped, and a guest may have put it there.
     Found,
+    /// The host's address of memory that the guest writes: no guest may learn it, and whoever loads
+    /// from there has what the guest likes.
+    GuestMemory,
 }
 
 impl Origin {
     /// All, by number.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Guest,
         Self::GuestStackPointer,
         Self::Shared,
@@ -58,6 +61,7 @@ impl Origin {
         Self::Code,
         Self::Place,
         Self::Found,
+        Self::GuestMemory,
     ];
 
     /// Whether it may arrive at CPL 3, or lie in memory that CPL 3 can read.
@@ -75,6 +79,7 @@ impl Origin {
             | Self::Interrupted
             | Self::InterruptedBase
             | Self::Place
+            | Self::GuestMemory
             | Self::Found => false,
         }
     }
@@ -91,15 +96,15 @@ impl Origin {
             | Self::Interrupted
             | Self::InterruptedBase
             | Self::Found => true,
-            Self::Host | Self::Cpu | Self::Code | Self::Place => false,
+            Self::Host | Self::Cpu | Self::Code | Self::Place | Self::GuestMemory => false,
         }
     }
 
-    /// Whether it is the host's own.
+    /// Whether it is the host's own, or may be.
     #[must_use]
     pub const fn is_the_hosts(self) -> bool {
         match self {
-            Self::Host | Self::Stale | Self::Place => true,
+            Self::Host | Self::Stale | Self::Place | Self::GuestMemory | Self::Found => true,
             Self::Guest
             | Self::GuestStackPointer
             | Self::Shared
@@ -107,8 +112,7 @@ impl Origin {
             | Self::Interrupted
             | Self::InterruptedBase
             | Self::Cpu
-            | Self::Code
-            | Self::Found => false,
+            | Self::Code => false,
         }
     }
 
@@ -127,6 +131,7 @@ impl Origin {
             | Self::Cpu
             | Self::Code
             | Self::Place
+            | Self::GuestMemory
             | Self::Found => false,
         }
     }

@@ -116,6 +116,28 @@ fn the_host_gets_something_of_a_guests_from_an_arm() {
     );
     wrong(&pvcs, "exit-scratch");
     right("a number", &pvcs.replace("%gs:PVCS", "$0"));
+    // Nor what is made of it, or joined with something else on another arm.
+    let load = "\tmovq\t%gs:PVCS, %rbx\n";
+    for more in [
+        "\tandq\t$-4096, %rbx\n",
+        "\tmovb\t$0x40, %bl\n",
+        "\tmovl\t$0, %ebx\n\tcmpq\t$0, %gs:HOST_CR3\n\tcmovnzq\t%gs:PVCS, %rbx\n",
+    ] {
+        wrong(&pvcs.replace(load, &format!("{load}{more}")), "exit-scratch");
+    }
+    let leave = format!("\tpopq\t%rbx\n{CLEAR}{FLAGS}\taddq\t$48, %rsp\n\tret\n\tud2\n");
+    let arms = |one: &str, other: &str| {
+        let never = NEVER[0];
+        let other_never = never.replace("9f", "6f");
+        let code = format!(
+            "{never}{other_never}\tjmp\t8f\n9:\tpushq\t{one}\n\tjmp\t7f\n6:\tpushq\t{other}\n\
+             7:{leave}8:\n{EXIT}"
+        );
+        target(INTEL, &[(EXIT, &code)])
+    };
+    for [one, other] in [["%gs:PVCS", "$0"], ["$0", "%gs:PVCS"]] {
+        refuted(one, &arms(one, other), "exit-scratch");
+    }
     // What an earlier exit has left below the caller's RSP may be a guest's.
     let left = |from: &str| {
         let never =
@@ -153,6 +175,8 @@ fn a_hook_gets_something_of_a_guests_from_an_arm() {
         let down = format!("\tmovl\t$0, %edi\n\tpushq\t%r15\n\tpopfq\n{zero}{call}");
         wrong(&down, "hook-registers");
         wrong(&with("\tmovq\t%gs:PVCS, %rdi\n", &call), "hook-registers");
+        let moved = "\tmovq\t%gs:PVCS, %rdi\n\tandq\t$-4096, %rdi\n";
+        wrong(&with(moved, &call), "hook-registers");
         right("what it has not changed", &behind("\tmovq\t(%rsp), %rbx\n\tint3\n"));
     }
 }

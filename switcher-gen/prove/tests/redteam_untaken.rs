@@ -387,6 +387,12 @@ fn something_is_read_behind_verw() {
     ] {
         refuted(code, &behind(code), "verw-last");
     }
+    // What was found where a guest's pointer leads, and lies in the frame by then.
+    let found = "\tmovq\t(%r9), %rdx\n\tpushq\t%rdx\n\tverw\t8 + IRET_SS(%rsp)\n\tpopq\t%rdx\n\
+                 \txorl\t%edx, %edx\n\tsysretq\n\tud2\n";
+    refuted(found, &behind(found), "verw-last");
+    let own = found.replace("(%r9)", "%r9");
+    proved("the guest's own", &behind(&own));
     proved("the frame", &behind("\tcmpq\t$0, IRET_SS(%rsp)\n\tud2\n"));
     // What is read is overwritten again.
     proved("once more", &behind(&format!("\tcmpq\t$0, (%r15)\n\tud2\n8:{CLEAR_BUFFERS}")));

@@ -11,3 +11,9 @@ pub(crate) fn is_a_leak<D: Domain>(d: &D, value: D::Word) -> bool {
 pub(crate) fn is_steered<D: Domain>(d: &D, word: D::Word) -> bool {
     d.mentions(word, Origin::is_a_guests_choice)
 }
+
+/// Whether a value is made of the address of what the guest writes: whoever loads from there has
+/// the guest's values.
+pub(crate) fn is_of_guest_memory<D: Domain>(d: &D, value: D::Word) -> bool {
+    d.mentions(value, |origin| origin == Origin::GuestMemory)
+}

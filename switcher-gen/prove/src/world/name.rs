@@ -174,6 +174,7 @@ impl Name {
                 Object::Guest | Object::Frame | Object::Pvcs | Object::FsBase | Object::Pkru => {
                     Origin::Guest
                 }
+                Object::PvcsAddress => Origin::GuestMemory,
                 // An error code says what the guest has done.
                 Object::Event => Origin::Guest,
                 Object::Interrupted => Origin::Interrupted,
@@ -189,7 +190,6 @@ impl Name {
                 | Object::OrigAx
                 | Object::Sp0
                 | Object::Ist
-                | Object::PvcsAddress
                 | Object::Tss
                 | Object::TssExtra
                 | Object::HostStack

@@ -6,7 +6,7 @@ use crate::obligation::Obligation;
 use crate::run::arms::memory::{Lies, Strayed, is_partly_within};
 use crate::run::arms::origin_set::Origins;
 use crate::run::arms::points::{is_counted, origins};
-use crate::run::origins::{is_a_leak, is_steered};
+use crate::run::origins::{is_a_leak, is_of_guest_memory, is_steered};
 use crate::run::watch::Watch;
 use switcher_model::program::{MemoryOperand, Op, Operand, Operation, Segment};
 use switcher_model::{
@@ -226,7 +226,8 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
         };
         let is_the_hosts = |region: &Region<D>| !is_shared(region) && !is_below(region);
         self.strayed.tells |= lies.is_one_of(state, is_shared) && is_a_leak(d, value);
-        self.strayed.steers |= lies.is_one_of(state, is_the_hosts) && is_steered(d, value);
+        let is_a_guests = is_steered(d, value) || is_of_guest_memory(d, value);
+        self.strayed.steers |= lies.is_one_of(state, is_the_hosts) && is_a_guests;
         true
     }
 
@@ -316,7 +317,8 @@ impl<D: Domain> Eye<'_, '_, D> {
             let is_shared = region.name == RegionName::Pvcs;
             let is_allowed = self.watch.may_store(region, access.place);
             self.strayed.tells |= is_shared && is_a_leak(d, access.value);
-            self.strayed.steers |= !is_shared && !is_allowed && is_steered(d, access.value);
+            let is_a_guests = is_steered(d, access.value) || is_of_guest_memory(d, access.value);
+            self.strayed.steers |= !is_shared && !is_allowed && is_a_guests;
         }
         if !access.store && combines(self.op.kind) {
             self.places += usize::from(is_of_place(d, access.value));

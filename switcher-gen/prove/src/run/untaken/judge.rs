@@ -9,7 +9,7 @@ use crate::run::arms::memory::Strayed;
 use crate::run::arms::points::{To, points_to};
 use crate::run::events::untold;
 use crate::run::origins::is_a_leak;
-use crate::run::origins::is_steered;
+use crate::run::origins::{is_of_guest_memory, is_steered};
 use crate::run::watch::Watch;
 use crate::theorem::Theorem;
 use crate::world::World;
@@ -67,7 +67,7 @@ pub(crate) fn at_caller<D: Domain>(
     let all = Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp);
     for register in all.filter(|register| !is_any(*register)) {
         let word = machine.get(register);
-        let is_free = !is_steered(d, word) && !is_pvcs(d, machine, word);
+        let is_free = !is_steered(d, word) && !is_of_guest_memory(d, word);
         goals.add(obligation::EXIT_SCRATCH, d.bit(is_free), register.name());
     }
 }
@@ -86,11 +86,6 @@ fn region_at<D: Domain>(d: &D, machine: &Machine<D>, word: D::Word) -> Option<Re
     }
 }
 
-/// Whether a word points to what the guest writes: whoever loads from there has the guest's values.
-fn is_pvcs<D: Domain>(d: &D, machine: &Machine<D>, word: D::Word) -> bool {
-    region_at(d, machine, word) == Some(RegionName::Pvcs)
-}
-
 /// The arm calls a hook of the host's: what that finds in RDI and RSP, in memory, and as its return
 /// address, which is where the hook's own RET leads.
 pub(crate) fn at_hook<D: Domain>(
@@ -105,7 +100,7 @@ pub(crate) fn at_hook<D: Domain>(
     for register in [Gpr::Rdi, Gpr::Rsp] {
         let word = machine.get(register);
         let is_stack = region_at(d, machine, word).is_some_and(RegionName::is_stack);
-        let is_free = is_stack || !is_steered(d, word) && !is_pvcs(d, machine, word);
+        let is_free = is_stack || !is_steered(d, word) && !is_of_guest_memory(d, word);
         let is_free = d.bit(is_free);
         goals.add(obligation::HOOK_REGISTERS, is_free, register.name());
     }
