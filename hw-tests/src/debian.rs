@@ -215,7 +215,8 @@ fn is_root() -> bool {
 }
 
 /// Runs a command to its end, and returns how it ended, with both of its outputs as text.
-fn output(command: &mut Command, limit: Duration) -> Result<(Ending, String), String> {
+/// What a command prints, and how it has ended.
+pub(crate) fn output(command: &mut Command, limit: Duration) -> Result<(Ending, String), String> {
     let mut run = || {
         let file = tempfile::NamedTempFile::new()?;
         let (ending, _) = tools::run(command, File::create(file.path())?, limit)?;
@@ -225,7 +226,8 @@ fn output(command: &mut Command, limit: Duration) -> Result<(Ending, String), St
     run().map_err(|why: io::Error| why.to_string())
 }
 
-fn last_lines(text: &str) -> String {
+/// The end of a long text.
+pub(crate) fn last_lines(text: &str) -> String {
     const SHOWN: usize = 8;
     let lines: Vec<_> = text.trim_end().lines().collect();
     lines[lines.len().saturating_sub(SHOWN)..].join("\n")

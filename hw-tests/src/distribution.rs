@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::debian;
 use crate::tools::{self, Ending, Tool};
 use crate::workspace;
 
@@ -110,14 +111,12 @@ fn found(directory: &Path, is_it: impl Fn(&str) -> bool) -> Result<PathBuf, Stri
 }
 
 fn output(command: &mut Command) -> Result<String, String> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let text = |why: io::Error| format!("{program}: {why}");
-    let log = tempfile::NamedTempFile::new().map_err(text)?;
-    let (ending, _) = tools::run(command, log.reopen().map_err(text)?, LIMIT).map_err(text)?;
-    let said = fs::read_to_string(log.path()).map_err(text)?;
-    match ending {
-        Ending::Exited(status) if status.success() => Ok(said),
-        _ => Err(format!("{program}: {ending}: {}", said.lines().last().unwrap_or_default())),
+    match debian::output(command, LIMIT)? {
+        (Ending::Exited(status), said) if status.success() => Ok(said),
+        (ending, said) => {
+            let program = command.get_program().display();
+            Err(format!("{program}: {ending}: {}", debian::last_lines(&said)))
+        }
     }
 }
 

@@ -129,11 +129,11 @@ pub enum Effect<W> {
         /// The value that is written.
         value: W,
     },
-    /// A descriptor is about to be read from the GDT or the LDT.
+    /// A descriptor is about to be read from the GDT or the LDT. Of an IRETQ's, its frame tells.
     Descriptor {
         /// Which one.
         selector: W,
-        /// Whether a far return reads it: an IRETQ has then read all of its frame.
+        /// Whether a far RET reads it, as the last thing that it does.
         by_return: bool,
     },
     /// VERW of memory.
@@ -736,9 +736,6 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let mut frame = [rsp; 5];
         for (slot, word) in frame.iter_mut().enumerate() {
             *word = self.load(d.plus(rsp, 8 * slot as i64), 8, false)?;
-        }
-        for selector in [frame[1], frame[4]] {
-            self.tell(Effect::Descriptor { selector: d.truncate(selector, 2), by_return: true });
         }
         self.tell(Effect::Iretq(frame));
         let before = self.state.cpl;

@@ -189,6 +189,7 @@ impl fmt::Display for HostData {
             }
             DataAt::Fixed(at) => write!(f, "`{name}`, {size} {bytes}, lies at {at:#x}")?,
         }
+        f.write_str(", apart from the switcher's own memory")?;
         f.write_str(match access {
             DataAccess::Read => ", mapped on the host's root",
             DataAccess::ReadMapped => ", mapped on every root",
@@ -255,7 +256,7 @@ mod tests {
         let both = of(DataAt::PerCpu(-8)).holding(1).unwrap().written();
         assert!(matches!(both, Err(WrongData::Written { .. })), "{both:?}");
         let text = of(DataAt::Fixed(0x10)).holding(7).unwrap().mapped().to_string();
-        assert!(text.starts_with("`x`, 8 bytes, lies at 0x10, mapped on every root"), "{text}");
-        assert!(text.contains("and holds 0x7"), "{text}");
+        assert!(text.starts_with("`x`, 8 bytes, lies at 0x10, apart"), "{text}");
+        assert!(text.contains("mapped on every root, and holds 0x7"), "{text}");
     }
 }

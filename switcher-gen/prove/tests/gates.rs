@@ -194,7 +194,7 @@ fn what_cannot_be_said_of_an_idt_is_refused() {
     let (first, last) = (32, 255);
     assert_eq!(wrong(Gates::new(32..=255, "x")), GateError::NoStride { first, last });
     assert_eq!(wrong(stub(32).with_stride(8)), GateError::Stride { vector: 32 });
-    #[allow(clippy::reversed_empty_ranges, reason = "a user may write one")]
+    #[expect(clippy::reversed_empty_ranges, reason = "a user may write one")]
     let reversed = Gates::new(33..=32, "x").with_stride(8);
     assert_eq!(wrong(reversed), GateError::NoVectors { first: 33, last: 32 });
     assert_eq!(wrong(stub(2).with_ist(8)), GateError::Ist { ist: 8 });

@@ -72,8 +72,10 @@ pub enum GateError {
     },
     /// The entry is not in code.
     #[error(
-        "vector {vector} leads to {}, where the file has no code: mend the offset or the stride of \
-         `{symbol}`", address.map_or("no address".into(), |address| format!("{address:#x}"))
+        "vector {vector} leads {}: mend the offset or the stride of `{symbol}`",
+        address.map_or("beyond all addresses".into(), |address| {
+            format!("to {address:#x}, where the file has no code")
+        })
     )]
     NotCode {
         /// The vector.

@@ -8,7 +8,7 @@ use crate::entry::Entry;
 use crate::gate::TargetGate;
 use crate::obligation;
 use crate::run::end::End;
-use crate::run::origins::{is_of_guest_memory, is_steered};
+use crate::run::origins::{is_steered, steers_the_host};
 use crate::run::watch::Watch;
 use crate::stubs::Alike;
 use crate::target::Target;
@@ -166,7 +166,7 @@ pub(crate) fn untold<D: Domain>(d: &D, machine: &Machine<D>, goals: &mut Goals<D
     let told = |register| matches!(register, Gpr::Rdi | Gpr::Rsp);
     for register in Gpr::ALL.into_iter().filter(|register| !told(*register)) {
         let word = machine.get(register);
-        let is_free = !is_steered(d, word) && !is_of_guest_memory(d, word);
+        let is_free = !steers_the_host(d, word);
         goals.add(obligation::HOOK_REGISTERS, d.bit(is_free), register.name());
     }
     let is_free = !is_steered(d, d.mask(machine.rflags(d), ARITHMETIC));

@@ -12,8 +12,8 @@ pub(crate) fn is_steered<D: Domain>(d: &D, word: D::Word) -> bool {
     d.mentions(word, Origin::is_a_guests_choice)
 }
 
-/// Whether a value is made of the address of what the guest writes: whoever loads from there has
-/// the guest's values.
-pub(crate) fn is_of_guest_memory<D: Domain>(d: &D, value: D::Word) -> bool {
-    d.mentions(value, |origin| origin == Origin::GuestMemory)
+/// Whether code of the host that goes by `word` goes by what a guest has chosen: the word depends
+/// on such a value, or is made of the address of what the guest writes.
+pub(crate) fn steers_the_host<D: Domain>(d: &D, word: D::Word) -> bool {
+    is_steered(d, word) || d.mentions(word, |origin| origin == Origin::GuestMemory)
 }

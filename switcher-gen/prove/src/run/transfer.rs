@@ -6,6 +6,7 @@ use switcher_model::Observer;
 
 use crate::obligation;
 use crate::run::end::End;
+use crate::run::origins::is_a_leak;
 use crate::run::watch::{Observed, Watch};
 use crate::theorem::Theorem;
 use switcher_gen::arch::{RFlags, Vendor};
@@ -57,6 +58,12 @@ impl<'a, D: Domain> Watch<'a, D> {
         loads && is_new && instruction.next_ip() == at
     }
 
+    /// A descriptor is read: which line of its table that was, a cache tells.
+    pub(crate) fn descriptor(&self, d: &D, goals: &mut Goals<D>, selector: D::Word) {
+        let is_free = d.bit(!is_a_leak(d, selector));
+        goals.add(obligation::DESCRIPTORS, is_free, "selector");
+    }
+
     pub(crate) fn iretq(
         &mut self,
         d: &D,
@@ -64,6 +71,9 @@ impl<'a, D: Domain> Watch<'a, D> {
         state: &Machine<D>,
         [_, cs, flags, _, ss]: [D::Word; 5],
     ) {
+        for selector in [cs, ss] {
+            self.descriptor(d, goals, d.truncate(selector, 2));
+        }
         let at = self.trace.last().copied();
         if self.entry.theorem.is_of_events() {
             // An event's IRETQ leads to ring 0: for a guest there is another way.

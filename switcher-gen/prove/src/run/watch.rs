@@ -15,7 +15,7 @@ use crate::run::decisions::Decisions;
 use crate::run::gs::GsSpeculation;
 use crate::run::lost::Lost;
 use crate::run::met::Met;
-use crate::run::origins::{is_a_leak, is_steered};
+use crate::run::origins::is_steered;
 use crate::run::stores;
 use crate::world::World;
 use switcher_gen::arch::Msr;
@@ -212,10 +212,8 @@ impl<D: Domain> Observer<D> for Observed<'_, '_, D> {
                 watch.pushed.moves_if(others.contains(&number));
                 watch.barrier(d, goals, number, value);
             }
-            // Which line of the table is read, the cache tells.
             Effect::Descriptor { selector, by_return } => {
-                let is_free = d.bit(!is_a_leak(d, selector));
-                goals.add(obligation::DESCRIPTORS, is_free, "selector");
+                watch.descriptor(d, goals, selector);
                 watch.barriers.overwritten &= by_return;
             }
             Effect::Verw => watch.barriers.overwritten = true,

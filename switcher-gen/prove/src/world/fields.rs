@@ -1,7 +1,7 @@
 //! Where values lie: the fields of the per-CPU block, of the PVCS and of a frame, by name, offset
 //! and size.
 
-use crate::layouts::{KnownField, Places};
+use crate::layouts::{ExtraField, KnownField, Places};
 use crate::setting::Setting;
 use switcher_gen::layout::{IretFrame, PtRegs};
 use switcher_model::{Domain, Gpr, Region};
@@ -116,27 +116,27 @@ pub(crate) fn read_extra<D: Domain>(
         smod_pkru,
         pku_on,
     ] = extra_fields(setting).map(|field| match field {
-        Some((_, at, size)) => Some(extra.read(d, setting.block.tss_extra + at, size)),
-        None => None,
+        Some((_, at, size)) => extra.read(d, setting.block.tss_extra + at, size),
+        None => d.word(0),
     });
-    let of = |field: Option<D::Word>| field.unwrap_or(d.word(0));
+    let has_pku_on = setting.extra_at(ExtraField::PkuOn).is_some();
     spec::TssExtra {
-        host_cr3: of(host_cr3),
-        host_rsp: of(host_rsp),
-        enter_cr3: of(enter_cr3),
-        switch_flags: of(switch_flags),
-        smod_cr3: of(smod_cr3),
-        umod_cr3: of(umod_cr3),
-        pvcs: of(pvcs),
-        retu_rip: of(retu_rip),
-        smod_entry: of(smod_entry),
-        smod_gsbase: of(smod_gsbase),
-        smod_rsp: of(smod_rsp),
-        host_spec_ctrl: of(host_spec_ctrl),
-        guest_spec_ctrl: of(guest_spec_ctrl),
-        smod_pkru: of(smod_pkru),
+        host_cr3,
+        host_rsp,
+        enter_cr3,
+        switch_flags,
+        smod_cr3,
+        umod_cr3,
+        pvcs,
+        retu_rip,
+        smod_entry,
+        smod_gsbase,
+        smod_rsp,
+        host_spec_ctrl,
+        guest_spec_ctrl,
+        smod_pkru,
         // Without it, every guest has protection keys.
-        pku_on: pku_on.unwrap_or(d.word(1)),
+        pku_on: if has_pku_on { pku_on } else { d.word(1) },
     }
 }
 

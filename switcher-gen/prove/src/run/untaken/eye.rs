@@ -6,7 +6,7 @@ use crate::obligation::Obligation;
 use crate::run::arms::memory::{Lies, Strayed, is_partly_within};
 use crate::run::arms::origin_set::Origins;
 use crate::run::arms::points::{is_counted, origins};
-use crate::run::origins::{is_a_leak, is_of_guest_memory, is_steered};
+use crate::run::origins::{is_a_leak, is_steered, steers_the_host};
 use crate::run::watch::Watch;
 use switcher_model::program::{MemoryOperand, Op, Operand, Operation, Segment};
 use switcher_model::{
@@ -52,6 +52,13 @@ impl<D: Domain> Eye<'_, '_, D> {
     fn broken(&mut self, d: &D, obligation: Obligation, about: &'static str) {
         self.goals.broken(d, obligation, about, None);
         self.is_over = true;
+    }
+
+    /// What is stored to where a guest may load it, or to where the host may and takes it for its
+    /// own.
+    fn leaves(&mut self, d: &D, value: D::Word, [to_guest, to_host]: [bool; 2]) {
+        self.strayed.tells |= to_guest && is_a_leak(d, value);
+        self.strayed.steers |= to_host && steers_the_host(d, value);
     }
 
     /// Where what is stored comes from, if it is not known any more where it lies then. Where code
@@ -225,9 +232,8 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
             region.name.is_stack() && distance.is_some_and(|distance| distance < region.start)
         };
         let is_the_hosts = |region: &Region<D>| !is_shared(region) && !is_below(region);
-        self.strayed.tells |= lies.is_one_of(state, is_shared) && is_a_leak(d, value);
-        let is_a_guests = is_steered(d, value) || is_of_guest_memory(d, value);
-        self.strayed.steers |= lies.is_one_of(state, is_the_hosts) && is_a_guests;
+        let to = [lies.is_one_of(state, is_shared), lies.is_one_of(state, is_the_hosts)];
+        self.leaves(d, value, to);
         true
     }
 
@@ -316,9 +322,7 @@ impl<D: Domain> Eye<'_, '_, D> {
             self.strayed.stored(access.place, is_by_rsp, from);
             let is_shared = region.name == RegionName::Pvcs;
             let is_allowed = self.watch.may_store(region, access.place);
-            self.strayed.tells |= is_shared && is_a_leak(d, access.value);
-            let is_a_guests = is_steered(d, access.value) || is_of_guest_memory(d, access.value);
-            self.strayed.steers |= !is_shared && !is_allowed && is_a_guests;
+            self.leaves(d, access.value, [is_shared, !is_shared && !is_allowed]);
         }
         if !access.store && combines(self.op.kind) {
             self.places += usize::from(is_of_place(d, access.value));

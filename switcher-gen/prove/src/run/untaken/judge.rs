@@ -9,7 +9,7 @@ use crate::run::arms::memory::Strayed;
 use crate::run::arms::points::{To, points_to};
 use crate::run::events::untold;
 use crate::run::origins::is_a_leak;
-use crate::run::origins::{is_of_guest_memory, is_steered};
+use crate::run::origins::{is_steered, steers_the_host};
 use crate::run::watch::Watch;
 use crate::theorem::Theorem;
 use crate::world::World;
@@ -67,7 +67,7 @@ pub(crate) fn at_caller<D: Domain>(
     let all = Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp);
     for register in all.filter(|register| !is_any(*register)) {
         let word = machine.get(register);
-        let is_free = !is_steered(d, word) && !is_of_guest_memory(d, word);
+        let is_free = !steers_the_host(d, word);
         goals.add(obligation::EXIT_SCRATCH, d.bit(is_free), register.name());
     }
 }
@@ -100,8 +100,7 @@ pub(crate) fn at_hook<D: Domain>(
     for register in [Gpr::Rdi, Gpr::Rsp] {
         let word = machine.get(register);
         let is_stack = region_at(d, machine, word).is_some_and(RegionName::is_stack);
-        let is_free = is_stack || !is_steered(d, word) && !is_of_guest_memory(d, word);
-        let is_free = d.bit(is_free);
+        let is_free = d.bit(is_stack || !steers_the_host(d, word));
         goals.add(obligation::HOOK_REGISTERS, is_free, register.name());
     }
     for (is_free, about) in [(!strayed.steers, "memory"), (has_own_flags(d, machine), "DF, AC")] {
