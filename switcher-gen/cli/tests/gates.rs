@@ -127,7 +127,7 @@ fn what_is_no_idt_is_wrong_usage() {
         (&["14=entries"], "any of vectors 0 to 13 or any of vectors 15 to 255 leads"),
         (&["0-255=entry,stride=8"], "`entries`"),
         (&["0-255=entries,stride=0x10_0000"], "where the file has no code"),
-        (&["0-255=entries+0xffff_ffff_ffff_ffff,stride=0"], "no address"),
+        (&["0-255=entries+0xffff_ffff_ffff_ffff,stride=0"], "beyond all addresses"),
     ] {
         let args: Vec<_> = gates.iter().flat_map(|gate| ["--gate", gate]).collect();
         let text = elf.ends(2, "prove", &args);

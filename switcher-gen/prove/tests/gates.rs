@@ -237,7 +237,7 @@ fn a_gate_leads_to_code() {
     }
     let beyond = Gates::new(14..=14, THEIRS).with_offset(u64::MAX);
     let error = gate_error(&object(), with(beyond, 14));
-    assert!(error.to_string().contains("leads to no address"), "{error}");
+    assert!(error.to_string().contains("beyond all addresses"), "{error}");
     // No stride leads backwards.
     let back = Gates::new(0..=1, THEIRS).with_offset(8).with_stride(u64::MAX - 7);
     let symbol = THEIRS.to_owned();
