@@ -151,6 +151,38 @@ fn a_missing_label_of_the_iretq_is_not_judged() {
 }
 
 /// NOPs are padding for alternatives, and are no cost.
+/// A kernel has places that are changed at boot all over, and megabytes for debuggers.
+#[test]
+fn a_whole_kernel_around_it_changes_nothing() {
+    use std::fmt::Write as _;
+    let mut around = String::from("\t.text\n");
+    for number in 0..20_000 {
+        let feature = number % 600;
+        write!(
+            around,
+            "1:\tjmp\t__x86_return_thunk\n2:\tnop\n\tnop\n\tnop\n3:\n\
+             \t.pushsection .return_sites, \"a\"\n\t.long 1b - .\n\t.popsection\n\
+             \t.pushsection .altinstr_replacement, \"ax\"\n4:\tlfence\n5:\n\t.popsection\n\
+             \t.pushsection .altinstructions, \"a\"\n\t.long 2b - ., 4b - .\n\
+             \t.long {feature}\n\t.byte 3b - 2b, 5b - 4b\n\t.popsection\n"
+        )
+        .unwrap();
+    }
+    let around = format!("{KERNEL}\n{around}\t.section .debug_all, \"\"\n\t.fill 1 << 24, 1, 1\n");
+    let images = |file: &[u8]| {
+        let images = elf::images(file, profile().request()).unwrap();
+        let told = images.into_iter().map(|image| {
+            let sizes = image.pieces.iter().map(|(_, bytes)| bytes.len());
+            (elf::choices(&image.choices), sizes.collect::<Vec<_>>())
+        });
+        told.collect::<Vec<_>>()
+    };
+    let [alone, around] =
+        [KERNEL, &around].map(|source| images(&gas::assemble(source, &[("ALTERNATIVES", 1)])));
+    assert_eq!(alone.len(), 2, "{alone:?}");
+    assert_eq!(around, alone);
+}
+
 #[test]
 fn a_round_trip_costs_what_it_executes_without_padding() {
     let cost = |source: &str| {

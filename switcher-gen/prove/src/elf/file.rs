@@ -1,8 +1,10 @@
 //! The tables of an ELF file: sections, symbols, relocations and segments.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::ffi::CStr;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
 use object::Endianness;
 use object::elf::{
@@ -40,6 +42,36 @@ impl<'data> Contents<'data> for &'data [u8] {
 pub(super) struct OnDisk<'data> {
     pub(super) cache: &'data ReadCache<&'data std::fs::File>,
     pub(super) file: &'data std::fs::File,
+    /// Tables name places in their order: what is near the last one is at hand.
+    pub(super) window: &'data RefCell<Window>,
+}
+
+/// A part of a file, in memory until another one is.
+#[derive(Default)]
+pub(super) struct Window {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window {
+    /// In bytes. Who reads more than half of it reads it alone.
+    const SIZE: u64 = 1 << 16;
+    const HALF: u64 = Self::SIZE / 2;
+
+    /// The bytes at an offset, if there are so many in a file of this length.
+    fn get(&mut self, of: &std::fs::File, length: u64, offset: u64, size: usize) -> Option<&[u8]> {
+        let end = offset.checked_add(size as u64)?;
+        if offset < self.start || self.start + (self.bytes.len() as u64) < end {
+            // From the middle of the old one on, so that no place is at the end of all.
+            self.start = offset - offset % Self::HALF;
+            let here = length.checked_sub(self.start)?.min(Self::SIZE);
+            self.bytes.resize(here as usize, 0);
+            if of.read_exact_at(&mut self.bytes, self.start).is_err() {
+                self.bytes.clear();
+            }
+        }
+        self.bytes.get((offset - self.start) as usize..)?.get(..size)
+    }
 }
 
 impl<'data> ReadRef<'data> for OnDisk<'data> {
@@ -58,7 +90,12 @@ impl<'data> ReadRef<'data> for OnDisk<'data> {
 
 impl<'data> Contents<'data> for OnDisk<'data> {
     fn copy(self, offset: u64, to: &mut [u8]) -> Result<(), ()> {
-        use std::os::unix::fs::FileExt;
+        if to.len() as u64 <= Window::HALF {
+            let mut window = self.window.borrow_mut();
+            let bytes = window.get(self.file, ReadRef::len(self.cache)?, offset, to.len());
+            to.copy_from_slice(bytes.ok_or(())?);
+            return Ok(());
+        }
         self.file.read_exact_at(to, offset).map_err(drop)
     }
 }
@@ -164,7 +201,7 @@ pub(super) fn shown(name: &str) -> String {
 fn string<'a>(strings: &'a [u8], offset: u32, left: &Cell<u64>) -> Option<&'a [u8]> {
     let rest = strings.get(offset as usize..).unwrap_or_default();
     let most = rest.len().min(usize::try_from(left.get()).unwrap_or(usize::MAX));
-    let end = rest[..most].iter().position(|byte| *byte == 0);
+    let end = CStr::from_bytes_until_nul(&rest[..most]).ok().map(CStr::count_bytes);
     let end = end.or_else(|| (most == rest.len()).then_some(most))?;
     left.set(left.get() - end as u64);
     Some(&rest[..end])
@@ -410,6 +447,11 @@ impl<'data, R: Contents<'data>> File<'data, R> {
 
     pub(super) fn symbol_by_index(&self, index: usize) -> Result<Symbol<'data>, ReadError> {
         self.symbol(index, self.symbols.symbol(SymbolIndex(index))?)
+    }
+
+    /// Whether the definition of a symbol may be another file's.
+    pub(super) fn is_weak(&self, index: usize) -> Result<bool, ReadError> {
+        Ok(self.symbols.symbol(SymbolIndex(index))?.st_bind() == STB_WEAK)
     }
 
     /// What relocates a section of an object, in the file's order.

@@ -4,9 +4,12 @@
 //! knows. So the distances are not those of any usual linker: they follow from the file's content,
 //! and code that has one of them as a number would have to know the hash of a file that it is in.
 
+use object::elf::{SHF_ALLOC, SHT_PROGBITS, SHT_REL, SHT_RELA};
+use object::pod::bytes_of;
+use object::read::elf::SectionHeader;
 use sha2::{Digest, Sha256};
 
-use super::file::{Contents, File};
+use super::file::{Contents, E, File, Section};
 use super::labels::hosts;
 use super::places::{BASE, ELSEWHERE, REACH};
 use switcher_gen::asm::Label;
@@ -36,7 +39,7 @@ impl Layout {
             count += 1;
         }
         let room = (REACH - ELSEWHERE).saturating_sub(size) / count;
-        Self { seed: hash(file.data), room: room.max(1) }
+        Self { seed: hash(file), room: room.max(1) }
     }
 
     fn number(&self, what: u8, index: u64) -> u64 {
@@ -77,20 +80,33 @@ impl Layout {
     }
 }
 
-/// The hash of a whole file.
-fn hash<'data, R: Contents<'data>>(data: R) -> [u8; 32] {
-    let length = data.len().unwrap_or_default();
-    let (mut hash, mut done) = (Sha256::new(), 0);
+/// The hash of all that code could know its distances by: what is loaded, what is relocated in it,
+/// and the tables that lead there. What is for debuggers is most of a file, and decides nothing.
+fn hash<'data, R: Contents<'data>>(file: &File<'data, R>) -> [u8; 32] {
+    let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
-    while done < length {
-        let part = (length - done).min(buffer.len() as u64);
-        let bytes = &mut buffer[..part as usize];
-        // What cannot be read decides about nothing.
-        if data.copy(done, bytes).is_err() {
-            break;
+    let is_loaded = |section: &Section<'_>| section.has(SHF_ALLOC);
+    for section in &file.sections {
+        let header = section.header;
+        hash.update(bytes_of(header));
+        let counts = match header.sh_type(E) {
+            SHT_PROGBITS => is_loaded(section),
+            SHT_REL | SHT_RELA => {
+                file.sections.get(header.sh_info(E) as usize).is_none_or(is_loaded)
+            }
+            _ => section.has_bytes(),
+        };
+        let (mut at, mut left) = (section.offset(), if counts { section.size } else { 0 });
+        while left > 0 {
+            let part = left.min(buffer.len() as u64);
+            let bytes = &mut buffer[..part as usize];
+            // What cannot be read decides about nothing.
+            if file.data.copy(at, bytes).is_err() {
+                break;
+            }
+            hash.update(bytes);
+            (at, left) = (at.saturating_add(part), left - part);
         }
-        hash.update(bytes);
-        done += part;
     }
     hash.finalize().into()
 }

@@ -250,6 +250,18 @@ impl<'f> Names<'f> {
         Ok(())
     }
 
+    /// The sections of code with anything that is looked for: all that a switcher reaches lies in
+    /// one of them.
+    pub(super) fn homes<'c, 'data, R: Contents<'data>>(
+        &self,
+        code: &'c FileCode<'_, 'data, R>,
+    ) -> Vec<&'c Range<u64>> {
+        let all = self.known.values().flatten().filter_map(|definition| definition.address);
+        let own: BTreeSet<_> = all.filter_map(|at| Some(code.area(at)?.range.start)).collect();
+        let ranges = code.areas.iter().map(|area| &area.range);
+        ranges.filter(|range| own.contains(&range.start)).collect()
+    }
+
     /// The addresses of all entry points, of which events have the `gates` that are said and, where
     /// none is, the `stubs`.
     pub(super) fn entries(

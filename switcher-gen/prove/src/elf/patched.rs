@@ -323,6 +323,19 @@ fn in_object<'data, R: Contents<'data>>(
         if !part.range.contains(&relocation.offset) && purpose != Purpose::Code {
             continue;
         }
+        let Some((section, value, is_section)) = code.file.refers_to(&relocation)? else {
+            continue;
+        };
+        let Some(start) = code.address_in(section, 0) else { continue };
+        let symbol = start.wrapping_add(value);
+        let exact = symbol.wrapping_add_signed(relocation.addend.unwrap_or_default());
+        // `label - table` is stored with the distance from the table's start.
+        let from_start = exact.wrapping_sub(relocation.offset);
+        // Most of a kernel names nothing near the switcher.
+        let is_near = [symbol, exact, from_start].into_iter().any(|at| reached.is_near(at));
+        if !homes.contains(&section) && !is_near {
+            continue;
+        }
         // What is put somewhere is looked at there.
         let own = code.address_in(number, relocation.offset).filter(|_| is_code);
         if own.is_some_and(|own| boot.copies(own)) {
@@ -332,21 +345,12 @@ fn in_object<'data, R: Contents<'data>>(
         if code.area_of(number).is_some_and(|area| code.is_replaced(area, &relocation)) {
             continue;
         }
-        let Some((section, value, is_section)) = code.file.refers_to(&relocation)? else {
-            continue;
-        };
-        let Some(start) = code.address_in(section, 0) else { continue };
-        let symbol = start.wrapping_add(value);
         if is_code
             && (among::is_reached_code(code, number, relocation.offset, reached)
                 || among::is_operand(code, number, &relocation, symbol, reached))
         {
             continue;
         }
-        let addend = relocation.addend.unwrap_or_default();
-        let exact = symbol.wrapping_add_signed(addend);
-        // `label - table` is stored with the distance from the table's start.
-        let from_start = exact.wrapping_sub(relocation.offset);
         let length = length(code, number, &relocation, &part.lengths);
         let by_name = (!is_section).then_some(symbol);
         let is_relative = relocation.is_relative();

@@ -52,6 +52,13 @@ impl Reached<'_> {
         (range.start < end).then(|| range.start.max(address))
     }
 
+    /// Whether an address, or what an entry of a table changes from there on, is in the section.
+    pub(super) fn is_near(&self, address: u64) -> bool {
+        /// In bytes: no entry changes more.
+        const MOST: u64 = 255;
+        (self.home.start.saturating_sub(MOST)..=self.home.end).contains(&address)
+    }
+
     /// Whether others may well refer to what lies there.
     pub(super) fn is_named(&self, address: u64) -> bool {
         self.entries.contains(&address) || self.named.binary_search(&address).is_ok()

@@ -4,6 +4,7 @@
 //! anything else, or if something says that other bytes will run, or that they will run at another
 //! address, the file is refused. The bytes that are proved must be the bytes that will run.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use object::elf::{
@@ -77,7 +78,7 @@ pub fn images(data: &[u8], request: Request) -> Result<Vec<Foreign>, ReadError> 
 /// As [`images()`]; a file that cannot be read is a damaged one.
 pub fn images_of(file: &std::fs::File, request: Request) -> Result<Vec<Foreign>, ReadError> {
     let cache = ReadCache::new(file);
-    read_from(OnDisk { cache: &cache, file }, request)
+    read_from(OnDisk { cache: &cache, file, window: &RefCell::default() }, request)
 }
 
 /// The only image.
@@ -130,7 +131,7 @@ fn combinations<'data, R: Contents<'data>>(
 ) -> Result<Vec<Foreign>, ReadError> {
     /// More combinations than anybody would judge.
     const MOST: usize = 64;
-    let boot = Boot::read(code)?;
+    let boot = Boot::read(code, &names.homes(code))?;
     let mut said = code.file.request.choices().keys();
     let is_branch = |choice: &&Choice| matches!(choice, Choice::Branch(_));
     if let Some(choice) = said.find(|choice| is_branch(choice) && !boot.has(choice)) {

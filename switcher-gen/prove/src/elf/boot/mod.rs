@@ -18,7 +18,7 @@ mod replacement;
 mod sites;
 mod tables;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
@@ -41,6 +41,17 @@ pub(super) struct Boot {
     sources: Vec<Range<u64>>,
     /// The sections of the tables that these are from.
     sections: HashSet<usize>,
+    /// What anything in the file depends on, but for its returns.
+    choices: BTreeSet<Choice>,
+}
+
+/// Where a change matters: a kernel has some hundred thousand places that are changed, and a
+/// switcher a few.
+pub(super) struct Near<'h> {
+    /// The sections that its code may be in; all of the code, if there are none.
+    homes: &'h [&'h Range<u64>],
+    /// What is put there, by where it starts.
+    sources: Vec<Range<u64>>,
 }
 
 /// A place that is changed if a choice is made.
@@ -72,6 +83,9 @@ enum To {
     Unknown,
 }
 
+/// No entry puts more bytes somewhere: their number has one byte.
+const SOURCE: u64 = 255;
+
 /// The bytes of ENDBR64.
 const ENDBR64: [u8; 4] = [0xF3, 0x0F, 0x1E, 0xFA];
 /// What Linux puts over it: a NOP that nothing else is.
@@ -81,15 +95,31 @@ const SEALED: [u8; 4] = [0x66, 0x0F, 0x1F, 0x00];
 type Reader<'c, 'f, 'data, R> =
     fn(&'c FileCode<'f, 'data, R>, &Table) -> Result<Option<Vec<Site>>, ReadError>;
 
+impl Near<'_> {
+    fn has(&self, range: &Range<u64>) -> bool {
+        let first = self.sources.partition_point(|from| from.start + SOURCE <= range.start);
+        let mut near = self.sources[first..].iter().take_while(|from| from.start < range.end);
+        self.is_home(range) || near.any(|from| overlap(from, range))
+    }
+
+    fn is_home(&self, range: &Range<u64>) -> bool {
+        self.homes.is_empty() || self.homes.iter().any(|home| overlap(home, range))
+    }
+}
+
+fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
 impl Boot {
-    /// The tables of a file that can be read.
+    /// What the tables of a file that can be read change in the sections that a switcher's code may
+    /// be in, and in what is put there.
     pub(super) fn read<'data, R: Contents<'data>>(
         code: &FileCode<'_, 'data, R>,
+        homes: &[&Range<u64>],
     ) -> Result<Self, ReadError> {
-        let mut boot = Self::default();
-        // Linux does it in this order.
-        let readers: [(&str, Reader<'_, '_, 'data, R>); 4] = [
-            (".return_sites", sites::returns),
+        // Linux does it in this order, after the returns.
+        let readers: [(&str, Reader<'_, '_, 'data, R>); 3] = [
             (".altinstructions", alternatives::read),
             (".ibt_endbr_seal", sites::seals),
             ("__jump_table", sites::branches),
@@ -99,6 +129,7 @@ impl Boot {
             let own = all.filter(|(_, section)| section.text() == name);
             own.map(|(number, _)| number).collect::<Vec<_>>()
         };
+        let mut boot = Self::default();
         for (name, read) in readers {
             for number in named(name) {
                 let Some(table) = Table::read(code, number)? else { continue };
@@ -109,6 +140,19 @@ impl Boot {
         }
         boot.sources = boot.sites.iter().filter_map(Site::source).collect();
         boot.sources.sort_by_key(|from| (from.end, from.start));
+        let choices = boot.sites.iter().filter_map(|site| site.when.as_ref());
+        boot.choices = choices.map(|(choice, _)| choice.clone()).collect();
+        let mut near = Near { homes, sources: Vec::new() };
+        let own = boot.sites.iter().filter(|site| near.is_home(&site.range));
+        near.sources = own.filter_map(Site::source).collect();
+        near.sources.sort_by_key(|from| from.start);
+        for number in named(".return_sites") {
+            let Some(table) = Table::read(code, number)? else { continue };
+            let Some(sites) = sites::returns(code, &table, &near)? else { continue };
+            boot.sites.splice(0..0, sites);
+            boot.sections.insert(table.section);
+        }
+        boot.sites.retain(|site| near.has(&site.range));
         boot.forget_what_meets();
         Ok(boot)
     }
@@ -117,7 +161,6 @@ impl Boot {
     /// returns in alternatives, which become what they are first. So it is with code that is put
     /// somewhere and is itself changed, other than at its returns.
     fn forget_what_meets(&mut self) {
-        let overlap = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
         let kind = |site: &Site| match site.to {
             To::Return => 0,
             To::Code(..) => 1,
@@ -153,10 +196,8 @@ impl Boot {
 
     /// Whether code at an address is put somewhere else.
     pub(super) fn copies(&self, address: u64) -> bool {
-        /// No entry puts more bytes somewhere.
-        const MOST: u64 = 255;
         let first = self.sources.partition_point(|from| from.end <= address);
-        let near = self.sources[first..].iter().take_while(|from| from.end <= address + MOST);
+        let near = self.sources[first..].iter().take_while(|from| from.end <= address + SOURCE);
         near.into_iter().any(|from| from.contains(&address))
     }
 
@@ -229,7 +270,7 @@ impl Boot {
 
     /// Whether anything in the file depends on a choice.
     pub(super) fn has(&self, choice: &Choice) -> bool {
-        self.sites.iter().any(|site| site.when.as_ref().is_some_and(|(of, _)| of == choice))
+        self.choices.contains(choice)
     }
 
     /// The sites in ranges, which are in order.

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::super::code::FileCode;
+use super::super::code::{Area, FileCode};
 use super::super::error::ReadError;
 use super::super::file::{Contents, Of};
 use super::tables::{Named, Table};
-use super::{Choice, ENDBR64, Site, To};
+use super::{Choice, ENDBR64, Near, Site, To};
 
 /// The thunk of returns, by Linux's name of it, and by ours.
 const THUNKS: [&[u8]; 2] = [b"__x86_return_thunk", b"switcher_host_return_thunk"];
@@ -22,10 +22,12 @@ fn bytes_at<'data, R: Contents<'data>, const N: usize>(
     (is_within && code.copy_file(area, address, &mut bytes).is_ok()).then_some(bytes)
 }
 
-/// `.return_sites`: jumps to the thunk of returns. Linux leaves any other jump as it is.
+/// `.return_sites`: jumps to the thunk of returns, of those that are near. Linux leaves any other
+/// jump as it is.
 pub(super) fn returns<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     table: &Table,
+    near: &Near<'_>,
 ) -> Result<Option<Vec<Site>>, ReadError> {
     /// A jump of 32 bits.
     const LENGTH: u64 = 5;
@@ -40,9 +42,16 @@ pub(super) fn returns<'data, R: Contents<'data>>(
     }
     let mut sites = Vec::new();
     for at in entries {
-        let site = table.place(at).filter(|site| bytes_at::<R, 5>(code, *site).is_some());
-        let Some(site) = site else { return Ok(None) };
-        let is_jump = bytes_at::<R, 5>(code, site).is_some_and(|bytes| bytes[0] == 0xE9);
+        let Some(site) = table.place(at) else { return Ok(None) };
+        let is_code = |area: &Area| site + LENGTH <= area.range.end;
+        if !code.area(site).is_some_and(is_code) {
+            return Ok(None);
+        }
+        if !near.has(&(site..site + LENGTH)) {
+            continue;
+        }
+        let Some(bytes) = bytes_at::<R, 5>(code, site) else { return Ok(None) };
+        let is_jump = bytes[0] == 0xE9;
         if is_jump && leads_to_thunk(code, site..site + LENGTH, &thunks)? {
             sites.push(Site {
                 range: site..site + LENGTH,

@@ -78,7 +78,7 @@ impl Table {
             }
             let Some((of, value, _)) = code.file.refers_to(&relocation)? else { continue };
             // Another file may have another one.
-            if code.file.symbol_by_index(relocation.symbol)?.is_weak() {
+            if code.file.is_weak(relocation.symbol)? {
                 return Ok(None);
             }
             let Some(start) = code.address_in(of, 0) else { continue };
