@@ -19,6 +19,18 @@ pub type Hook = unsafe extern "C" fn(*mut PtRegs);
 /// no mitigations before it: no guest may run on this CPU any more.
 pub type FatalHook = unsafe extern "C" fn(*mut PtRegs) -> !;
 
+/// A handler of the host's for exceptions of its own code while the switcher's IDT is loaded: in the
+/// host's code around [`enter`](crate::Guest::enter), or in a hook. It is no function: written in
+/// assembly, it is jumped to with interrupts off and RSP pointing to an
+/// [`EventFrame`](switcher_gen::layout::EventFrame) on the stack that was interrupted, of whose
+/// vector the lowest byte counts; where the CPU pushes no error code, the frame has -1. All else is
+/// as the CPU has delivered the event, but for the arithmetic flags.
+///
+/// It may return to what was interrupted, by an IRETQ from the `IretFrame` in that frame. In a hook
+/// that is called with NMIs blocked, the IRETQ would end that, so a hook of NMIs has no exception
+/// that is returned from by IRETQ.
+pub type ExceptionHandler = unsafe extern "C" fn();
+
 /// The host's hooks.
 ///
 /// They are called only while the switcher's IDT is loaded, which is from shortly before to shortly
@@ -26,7 +38,9 @@ pub type FatalHook = unsafe extern "C" fn(*mut PtRegs) -> !;
 /// [`Switcher::install`](crate::Switcher::install) has their safety contract:
 ///
 /// * `nmi` and `machine_check` return, execute no IRET (it would end the blocking of NMIs, and the
-///   next one would overwrite this one's stack) and cause no exception, whose handler would;
+///   next one would overwrite this one's stack) and cause no exception whose handler would;
+/// * `exception`, if there is one, takes over with what [`ExceptionHandler`] says, and what it
+///   returns to, if anything, is what was interrupted;
 /// * they preserve XMM registers and all further state, which may be a guest's: write them in
 ///   assembly, or compile them without vector registers;
 /// * they have no more of a stack than the host's TSS gives them. Wherever they are interrupted,
@@ -52,6 +66,8 @@ pub struct Hooks {
     pub machine_check: Hook,
     /// Any other event in ring 0: a double fault, or a fault that the switcher cannot cause.
     pub fatal: FatalHook,
+    /// The handler of what the host's own code has raised; without one, that is fatal.
+    pub exception: Option<ExceptionHandler>,
     /// The return thunk, for variants with `untrain`. Other variants do not use it.
     pub returns: Option<ReturnThunk>,
 }
@@ -79,6 +95,7 @@ impl Hooks {
             HostSymbol::NMI => self.nmi as usize as u64,
             HostSymbol::MACHINE_CHECK => self.machine_check as usize as u64,
             HostSymbol::FATAL => self.fatal as usize as u64,
+            HostSymbol::EXCEPTION => self.exception? as usize as u64,
             HostSymbol::UNTRAIN => self.returns?.untrain as usize as u64,
             HostSymbol::RETURN_THUNK => self.returns?.thunk as usize as u64,
             _ => return None,
@@ -189,10 +206,19 @@ mod tests {
         panic!("a test has no events in ring 0")
     }
 
+    unsafe extern "C" fn handler() {
+        panic!("a test has no exceptions in ring 0")
+    }
+
     impl Hooks {
         /// These hooks are never called.
-        pub(crate) const FOR_TESTS: Self =
-            Self { nmi: nothing, machine_check: nothing_else, fatal: stop, returns: None };
+        pub(crate) const FOR_TESTS: Self = Self {
+            nmi: nothing,
+            machine_check: nothing_else,
+            fatal: stop,
+            exception: Some(handler),
+            returns: None,
+        };
     }
 
     #[test]

@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use switcher_gen::arch::NonCanonical;
-use switcher_gen::asm::{AsmError, Label, Window};
+use switcher_gen::asm::{AsmError, HostSymbol, Label, Window};
 use switcher_gen::{Fingerprint, Image, LinkError, LinkedImage, Variant, certificate};
 
 use crate::hooks::{Hooks, Thunks};
@@ -311,7 +311,12 @@ fn write_and_seal<M: CodeMapping>(
     let base = start.as_ptr() as u64;
     let thunks = Thunks::new(hooks, base + code as u64);
     let untrained = image.variant().mitigations().untrain;
-    let linked = image.link(base, |symbol| thunks.target(symbol, base, untrained))?;
+    // What nobody handles is fatal.
+    let unhandled = hooks.exception.is_none().then(|| image.offset(Label::Unhandled));
+    let linked = image.link(base, |symbol| match (symbol, unhandled) {
+        (HostSymbol::EXCEPTION, Some(offset)) => base.checked_add(offset.into()),
+        _ => thunks.target(symbol, base, untrained),
+    })?;
     // SAFETY: `reserve` gave memory that is valid for writes of `len` bytes, `code` among them, and
     // that nothing else uses; `linked` is a buffer of its own, so the two do not overlap.
     unsafe { start.copy_from_nonoverlapping(NonNull::from(linked.bytes()).cast(), code) };

@@ -95,7 +95,8 @@ unsafe extern "C" fn stop(_: *mut PtRegs) -> ! {
     std::process::abort()
 }
 
-const HOOKS: Hooks = Hooks { nmi: hook, machine_check: hook, fatal: stop, returns: None };
+const HOOKS: Hooks =
+    Hooks { nmi: hook, machine_check: hook, fatal: stop, exception: None, returns: None };
 
 #[test]
 fn what_is_measured_is_what_is_used() {

@@ -280,8 +280,11 @@ impl Image {
     /// As for [`link`](Self::link), except that no symbol is unknown.
     pub fn link_without_hooks(&self, base: u64) -> Result<LinkedImage, LinkError> {
         self.link(base, |symbol| {
-            let is_hook = HostSymbol::HOOKS.contains(&symbol);
-            let instead = if is_hook { Label::NoHook } else { Label::NoThunk };
+            let instead = match symbol {
+                HostSymbol::EXCEPTION => Label::Unhandled,
+                _ if HostSymbol::HOOKS.contains(&symbol) => Label::NoHook,
+                _ => Label::NoThunk,
+            };
             Some(base.wrapping_add(self.find(instead)?.into()))
         })
     }

@@ -85,6 +85,12 @@ pub enum Label {
     EventRing0,
     /// An event that should not have interrupted ring 0.
     EventUnexpected,
+    /// An event that has interrupted the host's own code.
+    EventInHost,
+    /// An event after which nothing can go on, on a stack that may be any. [`HostSymbol::EXCEPTION`]
+    /// leads there where the host has no handler: RSP points to an
+    /// [`EventFrame`](crate::layout::EventFrame).
+    Unhandled,
     /// The first byte of what runs only while NMIs are not blocked: the routines, and events on the
     /// sp0 stack. See `emit/event_return.rs`.
     Routines,
@@ -147,7 +153,7 @@ pub enum Label {
 
 impl Label {
     /// All labels, in the order of their declaration.
-    pub const ALL: [Self; 66] = [
+    pub const ALL: [Self; 68] = [
         Self::EnterGuest,
         Self::ReturnToGuest,
         Self::ReturnByIretq,
@@ -186,6 +192,8 @@ impl Label {
         Self::EventOnSp0,
         Self::EventRing0,
         Self::EventUnexpected,
+        Self::EventInHost,
+        Self::Unhandled,
         Self::Routines,
         Self::RoutinesEnd,
         Self::EventDb,
@@ -258,6 +266,8 @@ impl Label {
             Self::EventOnSp0 => ".Levent_on_sp0",
             Self::EventRing0 => ".Levent_ring_0",
             Self::EventUnexpected => ".Levent_unexpected",
+            Self::EventInHost => ".Levent_in_host",
+            Self::Unhandled => ".Lunhandled",
             Self::Routines => "switcher_routines",
             Self::RoutinesEnd => "switcher_routines_end",
             Self::EventDb => ".Levent_db",
@@ -300,8 +310,8 @@ impl Label {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostSymbol(pub &'static str);
 
-/// The hooks are functions of the host that event entries call, by the System V ABI: `extern "C"
-/// fn(*mut PtRegs)`. Interrupts are off, GS base is the host's, the root is the host's if a guest
+/// All hooks but [`EXCEPTION`](Self::EXCEPTION) are functions of the host that event entries call,
+/// by the System V ABI: `extern "C" fn(*mut PtRegs)`. Interrupts are off, GS base is the host's, the root is the host's if a guest
 /// was being run, and the stack is one of the IST that ends 16 bytes above the `PtRegs`. RDI is
 /// that pointer; no other general register, nor a flag, holds anything of what was interrupted.
 /// Hooks that return have the variant's mitigations before and after them, and the host's SPEC_CTRL
@@ -319,8 +329,15 @@ impl HostSymbol {
     pub const MACHINE_CHECK: Self = Self("switcher_host_machine_check");
     /// Something has happened in ring 0 that cannot happen. The hook must not return.
     pub const FATAL: Self = Self("switcher_host_fatal");
+    /// The host's own code has raised an exception: any event without a stack of its own that has
+    /// interrupted ring 0 outside of the image. It is no function but a handler, which the image
+    /// jumps to: RSP points to an [`EventFrame`](crate::layout::EventFrame) on the interrupted
+    /// stack, of whose vector the lowest byte counts, and all else is as the CPU has delivered the
+    /// event, but for the arithmetic flags. What happens then is the handler's business: it may
+    /// return to what was interrupted, or go on at [`FATAL`](Self::FATAL).
+    pub const EXCEPTION: Self = Self("switcher_host_exception");
     /// All hooks.
-    pub const HOOKS: [Self; 3] = [Self::NMI, Self::MACHINE_CHECK, Self::FATAL];
+    pub const HOOKS: [Self; 4] = [Self::NMI, Self::MACHINE_CHECK, Self::FATAL, Self::EXCEPTION];
 
     /// The host's untraining of returns: it is called before the first RET of an exit, and before a
     /// hook, on the root and with the GS base that the hooks have, on the host's stack or one of

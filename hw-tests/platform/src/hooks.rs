@@ -165,6 +165,7 @@ pub fn hooks() -> Hooks {
         nmi: hw_platform_hook_nmi,
         machine_check: hw_platform_hook_machine_check,
         fatal: hw_platform_hook_fatal,
+        exception: Some(hw_platform_handler),
         returns: Some(returns::thunk()),
     }
 }

@@ -28,6 +28,8 @@ bitflags! {
         const ANY_RDI = 1 << 6;
         /// The host's code needs no SS.
         const ANY_SS = 1 << 7;
+        /// The host's handlers of exceptions may be entered from anywhere in the code.
+        const ANY_EXCEPTION = 1 << 8;
     }
 }
 
@@ -39,7 +41,7 @@ struct Clause {
 }
 
 /// All clauses.
-const CLAUSES: [Clause; 8] = [
+const CLAUSES: [Clause; 9] = [
     Clause {
         of: Clauses::ENTRY_REGISTERS,
         name: "entry-registers",
@@ -86,6 +88,12 @@ const CLAUSES: [Clause; 8] = [
         name: "any-ss",
         text: "the code that switcher_enter_guest returns to loads SS before it executes a SYSRET, \
                which on AMD leaves a null SS as it is",
+    },
+    Clause {
+        of: Clauses::ANY_EXCEPTION,
+        name: "any-exception",
+        text: "switcher_host_exception may be entered from any instruction of the switcher, with the \
+               stack, the root and the GS base that are loaded there",
     },
 ];
 

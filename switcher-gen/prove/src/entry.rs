@@ -7,8 +7,9 @@ use std::sync::OnceLock;
 use crate::gate::TargetGate;
 use crate::stubs::{Alike, Stubs};
 use crate::target::Target;
-use crate::theorem::Theorem;
+use crate::theorem::{Theorem, Whose};
 use switcher_gen::arch::vector;
+use switcher_gen::asm::HostSymbol;
 
 /// A target with the entry points of all theorems about it.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct EntryPoints<'t> {
     named: BTreeMap<Theorem, OnceLock<BTreeSet<u64>>>,
     /// Its first gate of each vector, by its place among the gates.
     gates: Vec<Option<usize>>,
+    /// Whether its event entries jump to the host's handler of exceptions, once somebody has asked.
+    hands_on: OnceLock<bool>,
 }
 
 /// Where a theorem begins.
@@ -76,7 +79,7 @@ impl<'t> EntryPoints<'t> {
         let addresses = all.values().flat_map(|begins| begins.addresses.iter().copied());
         let reached = addresses.map(|address| (address, OnceLock::new())).collect();
         let named = all.keys().map(|theorem| (*theorem, OnceLock::new())).collect();
-        Self { target, all, reached, named, gates }
+        Self { target, all, reached, named, gates, hands_on: OnceLock::new() }
     }
 
     /// The entry point of a theorem.
@@ -110,6 +113,25 @@ impl<'a> Entry<'a> {
     /// Its vectors by stubs that are alike, those of most vectors first.
     pub(crate) fn stubs(self) -> &'a [Alike] {
         &self.begins.stubs
+    }
+
+    /// Whether it may hand on to the host what the host's own code has raised.
+    pub(crate) fn hands_on(self) -> bool {
+        let is_to_handler = |at: &u64| {
+            let to = self.target.program.instruction(*at).near_branch_target();
+            self.target.hook(to) == Some(HostSymbol::EXCEPTION)
+        };
+        let jumps = || {
+            let all = self.addresses().iter().flat_map(|address| self.reached_from(*address));
+            all.into_iter().any(is_to_handler)
+        };
+        matches!(self.theorem.event(), Some((_, Whose::Elsewhere)))
+            && *self.points.hands_on.get_or_init(jumps)
+    }
+
+    /// Whether it ends in a hook that does not return, whatever it interrupts.
+    pub(crate) fn is_fatal(self) -> bool {
+        self.theorem.is_fatal() && !self.hands_on()
     }
 
     /// The addresses of all instructions that are executed from one of its addresses on: see

@@ -58,7 +58,9 @@ pub(crate) fn compare_runs<D: Domain>(
     let in_guest = matches!(end, End::Guest { .. });
     let same_end = match (&end, &second_end) {
         (End::Guest { by_sysretq: a }, End::Guest { by_sysretq: b }) => a == b,
-        (End::Host, End::Host) | (End::Stopped, End::Stopped) => true,
+        (End::Host, End::Host) | (End::Stopped, End::Stopped) | (End::HandedOn, End::HandedOn) => {
+            true
+        }
         (End::Resumed { hooked: a }, End::Resumed { hooked: b }) => a == b,
         _ => false,
     };
@@ -157,7 +159,11 @@ impl Prover {
         };
         let events = if one.gates.is_some() { &Theorem::EVENTS[..] } else { &[] };
         // A fatal event leaves nothing that the specification does not speak of.
-        let events = events.iter().copied().filter(|theorem| !theorem.is_fatal());
+        let is_fatal = |theorem: &Theorem| {
+            let entries = [points[0].entry(*theorem), points[1].entry(*theorem)];
+            entries.into_iter().all(Entry::is_fatal)
+        };
+        let events = events.iter().copied().filter(|theorem| !is_fatal(theorem));
         for theorem in Theorem::ALL.into_iter().chain(events) {
             d.reset();
             let mut found = Equivalence::Same;

@@ -358,6 +358,9 @@ obligations! {
     IRETQ_RING_0 = "iretq-ring-0" Host [AssumedSelectors]
         "what IRETQ does not take to a guest stays in ring 0",
         "the return of an event leads to a privilege level that was not interrupted";
+    HANDED_ON = "handed-on" Host [SwapgsParity, RspAtNmiStack, VectorUnlikeOthers]
+        "what the host's own code has raised reaches its handler as the CPU has delivered it",
+        "code of the host handles an event of the switcher's on a stack that a guest has chosen, or returns elsewhere than it was interrupted";
     FATAL_TRAP = "fatal-trap" Host [PastTrap]
         "UD2 comes after the call of a hook that does not return",
         "a host that cannot go on goes on";

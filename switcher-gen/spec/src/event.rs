@@ -18,7 +18,8 @@
 
 use super::{Caller, ExitFrame, Guest, Host, Outcome, Registers, State, return_from_guest};
 use switcher_gen::arch::RFlags;
-use switcher_model::Domain;
+use switcher_gen::layout::EventFrame;
+use switcher_model::{ARITHMETIC, Domain};
 
 /// What the CPU says of an event.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -102,6 +103,38 @@ pub fn hook<D: Domain>(
     let root = d.select(running, state.tss_extra.host_cr3, interrupted.root);
     let spec_ctrl = if host.ibrs { state.tss_extra.host_spec_ctrl } else { state.spec_ctrl };
     Hook { root, spec_ctrl, interrupted: *interrupted, orig_ax: orig_ax(d, event) }
+}
+
+/// What the host's own handler of exceptions finds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HandedOn<W> {
+    /// The vector, in the lowest byte of what RSP points to.
+    pub vector: W,
+    /// The error code of the hardware, or -1; above it is the `IretFrame` of the interrupted code.
+    pub error_code: W,
+    /// The state with which the handler begins; of the flags, all but the arithmetic ones.
+    pub state: InterruptedCode<W>,
+}
+
+/// The host's own code has raised an exception while the switcher's IDT is loaded, and has a handler
+/// for that. It begins as if the CPU had delivered the event to it through an interrupt gate without
+/// a stack of its own, and a stub had pushed what the frame says.
+pub fn exception_in_host<D: Domain>(
+    d: &D,
+    event: &Event<D::Word>,
+    interrupted: &InterruptedCode<D::Word>,
+) -> HandedOn<D::Word> {
+    let error_code = event.error_code.unwrap_or(d.word(u64::MAX));
+    let cleared = RFlags::IF | RFlags::TF | RFlags::NT | RFlags::RF;
+    let rflags = d.mask(interrupted.rflags, !(cleared.bits() | ARITHMETIC));
+    let top = d.mask(interrupted.registers.rsp, !0xF);
+    let rsp = d.plus(top, -(size_of::<EventFrame>() as i64));
+    let registers = Registers { rsp, ..interrupted.registers };
+    HandedOn {
+        vector: event.vector,
+        error_code,
+        state: InterruptedCode { rflags, registers, ..*interrupted },
+    }
 }
 
 /// The state that goes on after a #MC in ring 0, once the hook has returned. It is the interrupted

@@ -48,7 +48,8 @@ mod to_umod;
 
 pub use enter_guest::enter_guest;
 pub use event::{
-    Event, Hook, InterruptedCode, debug_in_ring_0, event, hook, machine_check_in_ring_0,
+    Event, HandedOn, Hook, InterruptedCode, debug_in_ring_0, event, exception_in_host, hook,
+    machine_check_in_ring_0,
 };
 pub use return_from_guest::return_from_guest;
 pub use return_to_guest::{NeedOfSysretq, needs_of_sysretq, return_to_guest};

@@ -11,14 +11,15 @@
 //! The saved CS says whose event it is, because only the CPU can have written it; RSP and GS base
 //! do not say it (spec/hazards.md, row 10). If CPL 3 was interrupted, GS base is the guest's. In
 //! ring 0, only the one IRETQ to a guest may fault. A guest's registers and GS base are loaded by
-//! then, so the fault is treated as the guest's event. After any other event in ring 0 that arrives
-//! here, the host cannot go on.
+//! then, so the fault is treated as the guest's event. Any other event in ring 0 that arrives here
+//! is the host's: its handler gets what its own code has raised, as the CPU has delivered it; what
+//! has interrupted the image itself cannot be gone on from, because RSP may be a guest's there.
 
 use switcher_macros::asm;
 
 use super::pt_regs::push_below_rdi;
 use crate::arch::{Selectors, vector};
-use crate::asm::{Label, Sink, Window};
+use crate::asm::{HostSymbol, Label, Sink, Window};
 use crate::layout::{EventFrame, IretFrame, OrigAx, Placement, PtRegs, RefusedIretq};
 use crate::variant::Variant;
 
@@ -63,15 +64,30 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; add   rsp, BYTE (RefusedIretq::guests.bytes() - size_of::<u64>()) as i8
         ; jmp   BYTE =>Label::EventFromGuest
 
-        /// The stack may be any: go to a known one, through a gate that has it.
+        /// The host's own code? Its handler goes on from here.
         ; =>Label::EventUnexpected
+        ; lea   rax, [=>Label::Routines]
+        ; cmp   QWORD [BYTE rsp + RefusedIretq::rip], rax
+        ; jb    BYTE =>Label::EventInHost
+        ; lea   rax, [=>Label::EventStubsEnd]
+        ; cmp   QWORD [BYTE rsp + RefusedIretq::rip], rax
+        ; jae   BYTE =>Label::EventInHost
         ; pop   rax
+
+        /// The stack may be any: go to a known one, through a gate that has it.
+        ; =>Label::Unhandled
     );
     push_registers(a);
     asm!(a
         ; mov   rdi, rsp
         ; int   vector::SEGMENT_OVERRUN.cast_signed()
         ; ud2
+
+        /// Not before it is certain that it is the host's, whose stack this is.
+        ; =>Label::EventInHost
+        ; lfence
+        ; pop   rax
+        ; jmp   extern HostSymbol::EXCEPTION
     );
 }
 

@@ -111,6 +111,7 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::host_cr3]
         ; mov   cr3, rcx
         ; =>Label::FatalHook
+        ; lfence
     );
     clear_registers(a, Cleared::default());
     asm!(a
@@ -184,7 +185,9 @@ fn interruption<S: Sink>(a: &mut S, variant: &Variant) {
         ; je    BYTE =>Label::InterruptionHook
         ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::host_cr3]
         ; mov   cr3, rcx
+        /// No code of the host's before it is certain that this is its root.
         ; =>Label::InterruptionHook
+        ; lfence
     );
     let left = mitigations::before_hook(a, variant);
     clear_registers(a, left);

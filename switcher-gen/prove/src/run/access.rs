@@ -137,7 +137,7 @@ impl<'a, D: Domain> Watch<'a, D> {
     pub(crate) fn may_store(&self, region: &Region<D>, place: Place) -> bool {
         let at = region.offset(place.index);
         let store = Store { region: region.name, at, size: place.size };
-        store.is_allowed(self.entry.theorem, &self.entry.target.setting)
+        store.is_allowed(self.entry)
     }
 
     /// What only the host maps is there on the host's root alone, so that page-table isolation

@@ -88,7 +88,7 @@ impl<D: Domain> Blocking<D> {
         state: &Machine<D>,
         at: u64,
     ) {
-        if entry.theorem.is_fatal() {
+        if entry.is_fatal() {
             return;
         }
         let is_routine = entry.target.is_routine(at);
@@ -103,7 +103,7 @@ impl<D: Domain> Blocking<D> {
             return;
         }
         if !is_routine {
-            let has_room = d.bit(has_room(d, state));
+            let has_room = d.bit(has_room(d, entry, state));
             goals.add(obligation::STACK_ROOM, has_room, "RSP");
         }
         self.still_blocked(d, entry, goals, state);
@@ -174,7 +174,7 @@ impl<D: Domain> Blocking<D> {
 
 /// Whether RSP is on a stack, and deep enough below its end are the bytes that a #MC or a #DB
 /// needs.
-fn has_room<D: Domain>(d: &D, state: &Machine<D>) -> bool {
+fn has_room<D: Domain>(d: &D, entry: Entry<'_>, state: &Machine<D>) -> bool {
     let rsp = state.get(Gpr::Rsp);
     state.memory.regions.iter().any(|stack| {
         let deepest = match stack.name {
@@ -182,7 +182,9 @@ fn has_room<D: Domain>(d: &D, state: &Machine<D>) -> bool {
             RegionName::IstStack => OWN_STACK,
             // This is all that a host has there, less their room.
             RegionName::Sp0Stack => -stack.start - 2 * ROOM,
-            // The host promises as much below its own RSP.
+            // The host promises as much below its own RSP, and where its code raises an exception
+            // that is handed on, room for an event besides.
+            RegionName::HostStack if entry.hands_on() => OWN_STACK,
             RegionName::HostStack => 0,
             // The frame of the far RET lies there.
             RegionName::InterruptedStack => ROOM,

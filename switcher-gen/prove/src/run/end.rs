@@ -21,6 +21,8 @@ pub(crate) enum End<W> {
     Resumed {
         hooked: bool,
     },
+    /// In the host's own handler of exceptions.
+    HandedOn,
     /// In the host, for good; or nothing was executed.
     Stopped,
     Broken {

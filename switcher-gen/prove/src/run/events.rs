@@ -4,20 +4,23 @@
 use crate::goal::Goals;
 use iced_x86::Mnemonic;
 
+use crate::contract::Clauses;
 use crate::entry::Entry;
 use crate::gate::TargetGate;
 use crate::obligation;
 use crate::run::end::End;
 use crate::run::origins::{is_steered, steers_the_host};
+use crate::run::unchanged::{unchanged, untouched};
 use crate::run::watch::Watch;
 use crate::stubs::Alike;
 use crate::target::Target;
 use crate::theorem::{Theorem, Whose};
-use crate::world::event::{EventContext, STACK};
+use crate::world::event::{EventContext, NOFLUSH, STACK};
 use crate::world::fields::{FRAME_REST, by_number, in_frame};
 use crate::world::{World, region_of};
 use switcher_gen::arch::{RFlags, vector};
 use switcher_gen::asm::HostSymbol;
+use switcher_gen::layout::{EventFrame, IretFrame};
 use switcher_model::{ARITHMETIC, Arrival, Domain, Flags, Gate, Gpr, RegionName, State as Machine};
 use switcher_spec as spec;
 use switcher_spec::InterruptedCode;
@@ -113,6 +116,11 @@ pub(crate) fn call<D: Domain>(
         return true;
     }
     goals.add(obligation::HOOK, d.bit(hook == expected), "which hook");
+    if watch.entry.hands_on() {
+        // What the host's own code has raised has a handler.
+        let is_codes = is_in_code(d, watch.entry.target, interrupted.rip);
+        goals.add(obligation::HOOK, is_codes, "which hook");
+    }
     let host = world.setting.host();
     let spec::Hook { root, spec_ctrl, orig_ax, .. } =
         spec::hook(d, &host, event, interrupted, &world.spec);
@@ -158,6 +166,72 @@ pub(crate) fn call<D: Domain>(
         stack.cells[..end].copy_from_slice(&below[..end]);
     }
     false
+}
+
+/// Whether an address is one of the code's.
+fn is_in_code<D: Domain>(d: &D, target: &Target, address: D::Word) -> D::Bit {
+    let is_before = |end: u64| d.lt(address, d.code(end));
+    target.program.pieces().fold(d.bit(false), |is_in, (start, bytes)| {
+        let end = start + bytes.len() as u64;
+        d.either(is_in, d.both(d.not(is_before(start)), is_before(end)))
+    })
+}
+
+/// The host's own handler takes over: it finds what the CPU has delivered, and an [`EventFrame`] on
+/// the interrupted stack.
+pub(crate) fn hand_on<D: Domain>(
+    d: &D,
+    world: &World<D>,
+    watch: &mut Watch<'_, D>,
+    goals: &mut Goals<D>,
+) {
+    let Some(EventContext { event, interrupted, .. }) = &world.event else { return };
+    goals.add(obligation::HOOK, d.bit(watch.entry.hands_on()), "which hook");
+    let machine = &world.machine;
+    if !world.setting.promises(Clauses::ANY_EXCEPTION) {
+        // In the code, RSP, root and GS base may be a guest's.
+        let is_hosts = d.not(is_in_code(d, watch.entry.target, interrupted.rip));
+        goals.add(obligation::HANDED_ON, is_hosts, "RIP");
+    }
+    let spec::HandedOn { vector, error_code, state } =
+        spec::exception_in_host(d, event, interrupted);
+    for (name, at, size, expected) in [
+        ("vector", EventFrame::vector, 1, vector),
+        ("error code", EventFrame::error_code, 8, error_code),
+        ("rip", EventFrame::iret + IretFrame::rip, 8, interrupted.rip),
+        ("cs", EventFrame::iret + IretFrame::cs, 8, interrupted.cs),
+        ("rflags", EventFrame::iret + IretFrame::eflags, 8, interrupted.rflags),
+        ("rsp", EventFrame::iret + IretFrame::rsp, 8, interrupted.registers.rsp),
+        ("ss", EventFrame::iret + IretFrame::ss, 8, interrupted.ss),
+    ] {
+        let address = d.plus(machine.get(Gpr::Rsp), at.bytes() as i64);
+        let place = machine.memory.locate(d, address, size, machine.cr3);
+        match place {
+            Some(place) => {
+                let got = machine.memory.load(d, place);
+                goals.equal(d, obligation::HANDED_ON, name, expected, got);
+            }
+            None => goals.add(obligation::HANDED_ON, d.bit(false), name),
+        }
+    }
+    for (register, expected) in Gpr::ALL.into_iter().zip(by_number(&state.registers)) {
+        goals.equal(d, obligation::HANDED_ON, register.name(), expected, machine.get(register));
+    }
+    for (name, expected, got) in [
+        ("RFLAGS", state.rflags, d.mask(machine.rflags(d), !ARITHMETIC)),
+        // CR3 does not keep NOFLUSH.
+        ("CR3", d.mask(state.root, !NOFLUSH), d.mask(machine.cr3, !NOFLUSH)),
+        ("GS base", state.gs_base, machine.gs_base),
+        ("inactive GS base", state.inactive_gs_base, machine.inactive_gs_base),
+    ] {
+        goals.equal(d, obligation::HANDED_ON, name, expected, got);
+    }
+    untouched(d, world, watch, goals, &world.spec);
+    for name in [RegionName::Tss, RegionName::TssExtra, RegionName::Pvcs, RegionName::Sp0Stack] {
+        unchanged(d, world, goals, name, i64::MIN..i64::MAX);
+    }
+    unchanged(d, world, goals, RegionName::HostStack, 0..i64::MAX);
+    unchanged(d, world, goals, RegionName::IstStack, i64::MIN..i64::MAX);
 }
 
 /// Nothing but the frame tells a hook what was interrupted: the host's code could use speculatively

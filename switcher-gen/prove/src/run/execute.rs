@@ -7,7 +7,7 @@ use crate::entry::Entry;
 use crate::goal::Goals;
 use crate::obligation;
 use crate::run::end::{End, bad, wild};
-use crate::run::events::{call, deliver, gates, is_any, which};
+use crate::run::events::{call, deliver, gates, hand_on, is_any, which};
 use crate::run::host_return;
 use crate::run::host_return::HostReturn;
 use crate::run::transfer::iretq;
@@ -16,6 +16,7 @@ use crate::stubs::Alike;
 use crate::theorem::Theorem;
 use crate::world::{World, entries};
 use switcher_gen::arch::{Vendor, vector};
+use switcher_gen::asm::HostSymbol;
 use switcher_model::program::Op;
 use switcher_model::{CpuModel, Domain, Fault, Msrs, Step, Stuck};
 
@@ -193,6 +194,10 @@ fn left<D: Domain>(
         if let (Some(entered), Some(hook)) = (entered, hook) {
             goals.add(obligation::HOOK, d.bit(!entered.hooked), "how often");
             entered.hooked = true;
+            if hook == HostSymbol::EXCEPTION {
+                hand_on(d, world, watch, goals);
+                return Ok(Some(End::HandedOn));
+            }
             let is_over = call(d, world, watch, goals, (at, hook));
             return Ok(is_over.then_some(End::Stopped));
         }

@@ -22,6 +22,18 @@ pub(crate) enum HostReturn<W> {
     Broken(End<W>),
 }
 
+/// The root on which code of the host's runs that the switcher calls: its own, or the one that was
+/// interrupted if no guest is being run.
+pub(crate) fn root<D: Domain>(d: &D, world: &World<D>, watch: &Watch<'_, D>) -> D::Word {
+    let World { setting, event, spec, .. } = world;
+    match event {
+        Some(EventContext { event, interrupted, .. }) if watch.entry.theorem.is_in_ring_0() => {
+            spec::hook(d, &setting.host(), event, interrupted, spec).root
+        }
+        _ => spec.tss_extra.host_cr3,
+    }
+}
+
 /// Control has left the code. If it has gone to the host's untraining or thunk, that is executed.
 pub(crate) fn left<D: Domain>(
     d: &D,
@@ -30,7 +42,8 @@ pub(crate) fn left<D: Domain>(
     goals: &mut Goals<D>,
 ) -> HostReturn<D::Word> {
     let target = watch.entry.target;
-    let World { machine, untraining, host_gs, setting, event, spec, .. } = world;
+    let root = root(d, world, watch);
+    let World { machine, untraining, host_gs, .. } = world;
     let rip = d.code_at(machine.rip);
     let [untrain, thunk] = target.returns.map(|of_host| rip == Some(of_host) && of_host != 0);
     // Other hosts have neither of the two.
@@ -49,12 +62,6 @@ pub(crate) fn left<D: Domain>(
     machine.set(Gpr::Rsp, d.plus(rsp, 8));
     let is_back = d.code_at(value).is_some_and(|rip| target.program.contains(rip));
     if untrain {
-        let root = match event {
-            Some(EventContext { event, interrupted, .. }) if watch.entry.theorem.is_in_ring_0() => {
-                spec::hook(d, &setting.host(), event, interrupted, spec).root
-            }
-            _ => spec.tss_extra.host_cr3,
-        };
         watch.untrain(d, goals, machine, [root, *host_gs]);
         let Untraining { registers: [rax, rcx, rdx], flags, below } = untraining;
         for (register, word) in [(Gpr::Rax, rax), (Gpr::Rcx, rcx), (Gpr::Rdx, rdx)] {

@@ -40,7 +40,7 @@ impl Lost {
         state: &mut Machine<D>,
         at: u64,
     ) {
-        if entry.target.gates.is_none() || entry.theorem.is_fatal() {
+        if entry.target.gates.is_none() || entry.is_fatal() {
             return;
         }
         let is_blocked = entry.theorem.is_of_nmis() && state.nmi_blocked == d.bit(true);

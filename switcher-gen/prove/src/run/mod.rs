@@ -229,6 +229,7 @@ fn judge_end<D: Domain>(
             in_host(d, world, watch, goals, theorem, extent)
         }
         End::Resumed { hooked } => resumed(d, world, watch, goals, hooked),
+        End::HandedOn => String::from("in the host's handler"),
         End::Stopped => String::from("for good"),
     }
 }
@@ -261,7 +262,7 @@ pub(crate) fn walk<'a, D: Domain>(
     let mut goals = Goals::new();
     let broken = match execute(d, &mut world, &mut watch, &mut goals)? {
         End::Broken { text, .. } => Some(text),
-        End::Guest { .. } | End::Host | End::Resumed { .. } | End::Stopped => None,
+        End::Guest { .. } | End::Host | End::Resumed { .. } | End::HandedOn | End::Stopped => None,
     };
     Ok(Walk { trace: watch.trace, broken })
 }

@@ -7,6 +7,7 @@
 //! one of them is a failure by itself. What is left, a routine's own scratch and its results, is
 //! compared at its end.
 
+use crate::entry::Entry;
 use crate::layouts::ExtraField;
 use crate::setting::Setting;
 use crate::theorem::Theorem;
@@ -28,8 +29,10 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Whether `theorem`'s code may store there at all.
-    pub(crate) fn is_allowed(self, theorem: Theorem, setting: &Setting) -> bool {
+    /// Whether the code of a theorem may store there at all.
+    pub(crate) fn is_allowed(self, entry: Entry<'_>) -> bool {
+        let Entry { theorem, target, .. } = entry;
+        let setting = &target.setting;
         let block = setting.block;
         let tss = |field: usize| block.tss + field as i64;
         let is_within = |start: i64, size: usize| {
@@ -61,7 +64,7 @@ impl Store {
             }
             // An event from which nothing goes on may use what it finds.
             RegionName::Sp0Stack => {
-                (!interrupts || theorem.is_fatal()) && theorem != Theorem::SyscallCompat
+                (!interrupts || entry.is_fatal()) && theorem != Theorem::SyscallCompat
             }
             // The host's GS base lies above the stack.
             RegionName::IstStack => theorem.is_of_events() && self.at + self.size as i64 <= 0,

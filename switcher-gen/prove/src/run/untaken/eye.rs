@@ -322,7 +322,8 @@ impl<D: Domain> Eye<'_, '_, D> {
             self.strayed.stored(access.place, is_by_rsp, from);
             let is_shared = region.name == RegionName::Pvcs;
             let is_allowed = self.watch.may_store(region, access.place);
-            self.leaves(d, access.value, [is_shared, !is_shared && !is_allowed]);
+            let is_hosts = !is_allowed || self.watch.is_host_rsp(state, access);
+            self.leaves(d, access.value, [is_shared, !is_shared && is_hosts]);
         }
         if !access.store && combines(self.op.kind) {
             self.places += usize::from(is_of_place(d, access.value));

@@ -8,12 +8,14 @@ use crate::obligation;
 use crate::run::arms::memory::Strayed;
 use crate::run::arms::points::{To, points_to};
 use crate::run::events::untold;
+use crate::run::host_return;
 use crate::run::origins::is_a_leak;
 use crate::run::origins::{is_steered, steers_the_host};
 use crate::run::watch::Watch;
-use crate::theorem::Theorem;
+use crate::theorem::{Theorem, Whose};
 use crate::world::World;
 use switcher_gen::arch::RFlags;
+use switcher_gen::layout::{OrigAx, PtRegs};
 use switcher_model::{Access, Domain, Gpr, Origin, Place, RegionName, State as Machine};
 
 impl<D: Domain> Watch<'_, D> {
@@ -56,6 +58,12 @@ pub(crate) fn at_caller<D: Domain>(
         goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
     }
     watch.is_host(d, goals, machine);
+    let start = &watch.start;
+    let is_own = d.bit(watch.entry.theorem == Theorem::EnterGuest);
+    let is_own = d.both(is_own, d.eq(machine.cr3, start.root));
+    let is_hosts = d.either(d.eq(machine.cr3, start.block.host_cr3), is_own);
+    goals.add(obligation::EXIT_ROOT, is_hosts, "CR3");
+    frame(d, world, watch, goals, strayed);
     if d.distance(machine.get(Gpr::Rsp), world.caller.rsp) != Some(0) {
         goals.broken(d, obligation::UNTAKEN_MEMORY, Gpr::Rsp.name(), None);
     }
@@ -69,6 +77,44 @@ pub(crate) fn at_caller<D: Domain>(
         let word = machine.get(register);
         let is_free = !steers_the_host(d, word);
         goals.add(obligation::EXIT_SCRATCH, d.bit(is_free), register.name());
+    }
+}
+
+/// The frame of an exit, by which the host judges what has happened: where it is expected, and with
+/// nothing in what the host trusts that a guest may have chosen, but for what the CPU has said of
+/// the guest.
+fn frame<D: Domain>(
+    d: &D,
+    world: &World<D>,
+    watch: &Watch<'_, D>,
+    goals: &mut Goals<D>,
+    strayed: &Strayed,
+) {
+    // What is called has no frame yet.
+    if watch.entry.theorem == Theorem::EnterGuest {
+        return;
+    }
+    let machine = &world.machine;
+    let rax = machine.get(Gpr::Rax);
+    let is_frame = d.distance(rax, world.frame_at) == Some(0);
+    goals.add(obligation::UNTAKEN_MEMORY, d.bit(is_frame), Gpr::Rax.name());
+    let guest = world.event.as_ref().map(|event| event.guest);
+    for (name, at, size, of_guest) in [
+        ("error code", (PtRegs::orig_ax + OrigAx::error_code).bytes(), 4, None),
+        ("reason", (PtRegs::orig_ax + OrigAx::reason).bytes(), 4, None),
+        ("cs", PtRegs::cs.bytes(), 8, guest.map(|guest| guest.cs)),
+        ("ss", PtRegs::ss.bytes(), 8, guest.map(|guest| guest.ss)),
+    ] {
+        let address = d.plus(rax, at as i64);
+        let Some(place) = machine.memory.locate(d, address, size, machine.cr3) else {
+            continue;
+        };
+        let word = machine.memory.load(d, place);
+        let before = world.before.load(d, place);
+        let is_as_it_was = |expected| d.distance(word, expected) == Some(0);
+        let is_own = of_guest.into_iter().chain([before]).any(is_as_it_was);
+        let is_free = !strayed.is_open(place.region) && (is_own || !steers_the_host(d, word));
+        goals.add(obligation::UNTAKEN_MEMORY, d.bit(is_free), name);
     }
 }
 
@@ -97,6 +143,8 @@ pub(crate) fn at_hook<D: Domain>(
 ) {
     let machine = &world.machine;
     untold(d, machine, goals);
+    let root = host_return::root(d, world, watch);
+    goals.equal(d, obligation::HOOK_ROOT, "CR3", root, machine.cr3);
     for register in [Gpr::Rdi, Gpr::Rsp] {
         let word = machine.get(register);
         let is_stack = region_at(d, machine, word).is_some_and(RegionName::is_stack);
@@ -129,10 +177,18 @@ pub(crate) fn at_sysretq<D: Domain>(
     watch.verw(d, goals);
     tells_a_guest(d, machine, goals);
     goals.add(obligation::NO_HOST_VALUE, d.bit(!strayed.tells), "memory");
-    // Two roots may have the same number by chance.
-    let is_hosts = d.distance(machine.cr3, watch.start.block.host_cr3) == Some(0);
-    let is_hosts = is_hosts && d.known(machine.cr3).is_none();
-    goals.add(obligation::ROOT, d.bit(!is_hosts), "CR3");
+    let start = &watch.start;
+    let block = &start.block;
+    // What begins in a guest begins on a root of its own.
+    let is_guests = match watch.entry.theorem.event() {
+        Some((_, whose)) => matches!(whose, Whose::Guest | Whose::Iretq),
+        None => watch.entry.theorem != Theorem::EnterGuest,
+    };
+    let roots = [block.smod_cr3, block.umod_cr3, block.enter_cr3];
+    let roots = roots.into_iter().chain(is_guests.then_some(start.root));
+    let is_one = |is_one, root| d.either(is_one, d.eq(machine.cr3, root));
+    let is_one = roots.fold(d.bit(false), is_one);
+    goals.of(obligation::ROOT, is_one, "CR3", machine.cr3);
 }
 
 /// The arm enters a guest, if it is about routines that do: an event returns to ring 0.

@@ -91,9 +91,7 @@ pub(crate) fn follow<D: Domain>(
         arms.reached.lines.extend(watch.barriers.lines());
     }
     (watch.trace, watch.barriers) = (path, barriers);
-    let mut found = goals.into_all();
-    // Paths show on which root the host's untraining runs.
-    found.retain(|goal| goal.obligation != obligation::UNTRAINED || goal.about != "CR3");
+    let found = goals.into_all();
     (arms.reached, found, given_up)
 }
 
@@ -350,6 +348,11 @@ fn left<D: Domain>(
     let rip = d.code_at(machine.rip);
     if let Some(hook) = rip.and_then(|rip| target.hook(rip)) {
         let within = usize::from(watch.is_predicted(Some(next)));
+        if hook == HostSymbol::EXCEPTION {
+            // Whose stack and GS base it would have, nobody knows yet.
+            goals.broken(d, obligation::UNTAKEN_CODE, "RIP", None);
+            return false;
+        }
         // The hook of fatal events needs no mitigation.
         if hook != HostSymbol::FATAL {
             watch.at_return(d, goals, machine, false, true, within);
