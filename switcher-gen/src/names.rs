@@ -149,11 +149,13 @@ pub enum Label {
     EventStubs,
     /// The end of the last event entry.
     EventStubsEnd,
+    /// The end of the image, with the filler behind the event entries; a trap is behind it.
+    End,
 }
 
 impl Label {
     /// All labels, in the order of their declaration.
-    pub const ALL: [Self; 68] = [
+    pub const ALL: [Self; 69] = [
         Self::EnterGuest,
         Self::ReturnToGuest,
         Self::ReturnByIretq,
@@ -222,6 +224,7 @@ impl Label {
         Self::NoHook,
         Self::EventStubs,
         Self::EventStubsEnd,
+        Self::End,
     ];
 
     /// The symbol as hosts and listings know it; local labels start with `.L`.
@@ -296,6 +299,7 @@ impl Label {
             Self::NoHook => ".Lno_hook",
             Self::EventStubs => "switcher_event_stubs",
             Self::EventStubsEnd => "switcher_event_stubs_end",
+            Self::End => ".Lend",
         }
     }
 

@@ -28,8 +28,6 @@ bitflags! {
         const ANY_RDI = 1 << 6;
         /// The host's code needs no SS.
         const ANY_SS = 1 << 7;
-        /// The host's handlers of exceptions may be entered from anywhere in the code.
-        const ANY_EXCEPTION = 1 << 8;
     }
 }
 
@@ -41,7 +39,7 @@ struct Clause {
 }
 
 /// All clauses.
-const CLAUSES: [Clause; 9] = [
+const CLAUSES: [Clause; 8] = [
     Clause {
         of: Clauses::ENTRY_REGISTERS,
         name: "entry-registers",
@@ -88,12 +86,6 @@ const CLAUSES: [Clause; 9] = [
         name: "any-ss",
         text: "the code that switcher_enter_guest returns to loads SS before it executes a SYSRET, \
                which on AMD leaves a null SS as it is",
-    },
-    Clause {
-        of: Clauses::ANY_EXCEPTION,
-        name: "any-exception",
-        text: "switcher_host_exception may be entered from any instruction of the switcher, with the \
-               stack, the root and the GS base that are loaded there",
     },
 ];
 

@@ -2,6 +2,7 @@
 //! compares proofs: instead of a target, a theorem and what each makes of the two.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use crate::gate::TargetGate;
@@ -25,6 +26,8 @@ pub struct EntryPoints<'t> {
     gates: Vec<Option<usize>>,
     /// Whether its event entries jump to the host's handler of exceptions, once somebody has asked.
     hands_on: OnceLock<bool>,
+    /// Where its code is, once somebody has asked.
+    code: OnceLock<Range<u64>>,
 }
 
 /// Where a theorem begins.
@@ -79,7 +82,15 @@ impl<'t> EntryPoints<'t> {
         let addresses = all.values().flat_map(|begins| begins.addresses.iter().copied());
         let reached = addresses.map(|address| (address, OnceLock::new())).collect();
         let named = all.keys().map(|theorem| (*theorem, OnceLock::new())).collect();
-        Self { target, all, reached, named, gates, hands_on: OnceLock::new() }
+        Self {
+            target,
+            all,
+            reached,
+            named,
+            gates,
+            hands_on: OnceLock::new(),
+            code: OnceLock::new(),
+        }
     }
 
     /// The entry point of a theorem.
@@ -127,6 +138,22 @@ impl<'a> Entry<'a> {
         };
         matches!(self.theorem.event(), Some((_, Whose::Elsewhere)))
             && *self.points.hands_on.get_or_init(jumps)
+    }
+
+    /// Where the target's code is: of an image, all of it; of others' code, from the first
+    /// instruction that is executed to the end of the last one.
+    pub(crate) fn code(self) -> &'a Range<u64> {
+        let executed = || {
+            let target = self.target;
+            let gates = target.gates.iter().flatten().map(|gate| gate.address);
+            let entries: BTreeSet<u64> = target.entry_points().chain(gates).collect();
+            let reached = entries.into_iter().flat_map(|entry| target.reached_from(entry));
+            let reached: BTreeSet<u64> = reached.collect();
+            let start = reached.first().copied().unwrap_or_default();
+            let last = reached.last().map(|at| target.program.instruction(*at).next_ip());
+            start..last.unwrap_or(start)
+        };
+        self.points.code.get_or_init(|| self.target.extent.clone().unwrap_or_else(executed))
     }
 
     /// Whether it ends in a hook that does not return, whatever it interrupts.

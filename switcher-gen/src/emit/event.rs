@@ -69,7 +69,7 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; lea   rax, [=>Label::Routines]
         ; cmp   QWORD [BYTE rsp + RefusedIretq::rip], rax
         ; jb    BYTE =>Label::EventInHost
-        ; lea   rax, [=>Label::EventStubsEnd]
+        ; lea   rax, [=>Label::End]
         ; cmp   QWORD [BYTE rsp + RefusedIretq::rip], rax
         ; jae   BYTE =>Label::EventInHost
         ; pop   rax

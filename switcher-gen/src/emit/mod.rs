@@ -56,6 +56,9 @@ const FILLER: u8 = 0xCC;
 /// cache line, so every RET of an image lies in the upper half. Filler moves it there, at a place
 /// where nothing is executed.
 const TRAPPED_RET: usize = 2;
+/// The size of an image is a multiple of so many bytes, and one. What asks whether an address is in it is
+/// then the same code in most variants, and proved once for all of them.
+const SIZE: usize = 512;
 /// Entry points start on a boundary of as many bytes as CPUs fetch at a time.
 const ENTRY_ALIGNMENT: usize = 16;
 
@@ -75,6 +78,9 @@ pub fn switcher<S: Sink>(a: &mut S, variant: &Variant) {
     a.dynamic_label(Label::RoutinesEnd);
     event_ist::emit(a, variant);
     event_stubs::emit(a, variant);
+    a.align(SIZE, FILLER);
+    // It is named, so it must not be the end of a section.
+    asm!(a ; =>Label::End ; int3);
 }
 
 /// Emits the routines of a switcher for a kernel that has a block `B` and event entries of its own.

@@ -63,8 +63,9 @@ impl Window {
         let end = offset.checked_add(size as u64)?;
         if offset < self.start || self.start + (self.bytes.len() as u64) < end {
             // From the middle of the old one on, so that no place is at the end of all.
-            self.start = offset - offset % Self::HALF;
-            let here = length.checked_sub(self.start)?.min(Self::SIZE);
+            let start = offset - offset % Self::HALF;
+            let here = length.checked_sub(start)?.min(Self::SIZE);
+            self.start = start;
             self.bytes.resize(here as usize, 0);
             if of.read_exact_at(&mut self.bytes, self.start).is_err() {
                 self.bytes.clear();

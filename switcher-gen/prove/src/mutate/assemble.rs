@@ -60,6 +60,7 @@ impl Listing {
             iretq: target.iretq.and_then(place),
             windows,
             gates,
+            extent: target.extent.as_ref().map(moved),
             routines: target.routines.as_ref().map(|at| boundary(at.start)..boundary(at.end)),
             hooks: target.hooks,
             limit: target.limit,

@@ -3,8 +3,8 @@
 
 use crate::goal::Goals;
 use iced_x86::Mnemonic;
+use std::ops::Range;
 
-use crate::contract::Clauses;
 use crate::entry::Entry;
 use crate::gate::TargetGate;
 use crate::obligation;
@@ -116,9 +116,9 @@ pub(crate) fn call<D: Domain>(
         return true;
     }
     goals.add(obligation::HOOK, d.bit(hook == expected), "which hook");
-    if watch.entry.hands_on() {
+    if watch.entry.hands_on() && watch.entry.target.extent.is_some() {
         // What the host's own code has raised has a handler.
-        let is_codes = is_in_code(d, watch.entry.target, interrupted.rip);
+        let is_codes = is_in_code(d, watch.entry, interrupted.rip);
         goals.add(obligation::HOOK, is_codes, "which hook");
     }
     let host = world.setting.host();
@@ -169,12 +169,10 @@ pub(crate) fn call<D: Domain>(
 }
 
 /// Whether an address is one of the code's.
-fn is_in_code<D: Domain>(d: &D, target: &Target, address: D::Word) -> D::Bit {
-    let is_before = |end: u64| d.lt(address, d.code(end));
-    target.program.pieces().fold(d.bit(false), |is_in, (start, bytes)| {
-        let end = start + bytes.len() as u64;
-        d.either(is_in, d.both(d.not(is_before(start)), is_before(end)))
-    })
+fn is_in_code<D: Domain>(d: &D, entry: Entry<'_>, address: D::Word) -> D::Bit {
+    let Range { start, end } = entry.code();
+    let is_before = |end: &u64| d.lt(address, d.code(*end));
+    d.both(d.not(is_before(start)), is_before(end))
 }
 
 /// The host's own handler takes over: it finds what the CPU has delivered, and an [`EventFrame`] on
@@ -188,11 +186,9 @@ pub(crate) fn hand_on<D: Domain>(
     let Some(EventContext { event, interrupted, .. }) = &world.event else { return };
     goals.add(obligation::HOOK, d.bit(watch.entry.hands_on()), "which hook");
     let machine = &world.machine;
-    if !world.setting.promises(Clauses::ANY_EXCEPTION) {
-        // In the code, RSP, root and GS base may be a guest's.
-        let is_hosts = d.not(is_in_code(d, watch.entry.target, interrupted.rip));
-        goals.add(obligation::HANDED_ON, is_hosts, "RIP");
-    }
+    // In the code, RSP, root and GS base may be a guest's.
+    let is_hosts = d.not(is_in_code(d, watch.entry, interrupted.rip));
+    goals.add(obligation::HANDED_ON, is_hosts, "RIP");
     let spec::HandedOn { vector, error_code, state } =
         spec::exception_in_host(d, event, interrupted);
     for (name, at, size, expected) in [
@@ -219,6 +215,8 @@ pub(crate) fn hand_on<D: Domain>(
     }
     for (name, expected, got) in [
         ("RFLAGS", state.rflags, d.mask(machine.rflags(d), !ARITHMETIC)),
+        ("CS", state.cs, machine.cs),
+        ("SS", state.ss, machine.ss),
         // CR3 does not keep NOFLUSH.
         ("CR3", d.mask(state.root, !NOFLUSH), d.mask(machine.cr3, !NOFLUSH)),
         ("GS base", state.gs_base, machine.gs_base),

@@ -13,7 +13,8 @@ use crate::run::host_return::HostReturn;
 use crate::run::transfer::iretq;
 use crate::run::watch::{Observed, Watch};
 use crate::stubs::Alike;
-use crate::theorem::Theorem;
+use crate::theorem::{Theorem, Whose};
+use crate::world::event::pushed_rsp;
 use crate::world::{World, entries};
 use switcher_gen::arch::{Vendor, vector};
 use switcher_gen::asm::HostSymbol;
@@ -131,6 +132,9 @@ fn begin<'a, D: Domain>(
         let stubs = which(d, entry, world);
         if let Some(end) = deliver(d, entry, world, goals, stubs.first(), error_code) {
             return Begun::Ended(end);
+        }
+        if matches!(theorem.event(), Some((_, Whose::Elsewhere))) {
+            pushed_rsp(d, world);
         }
         let push_at = stubs.push_at().filter(|_| stubs.has_others());
         return Begun::Event(Entered { stubs, push_at, hooked: false });

@@ -49,11 +49,12 @@ fn digest(of: &impl Hash) -> Key {
 /// The image, where it lies and what is said of it.
 pub(crate) fn whole(target: &Target) -> Key {
     let Target { program, enter_guest, return_from_guest, syscall_64, syscall_compat, .. } = target;
-    let Target { iretq, windows, gates, routines, hooks, returns, data, .. } = target;
+    let Target { iretq, windows, gates, extent, routines, hooks, returns, data, .. } = target;
     // The setting is a part of the host's key: see `host`. The other fields are words for whoever
     // reads them.
     let Target { setting: _, limit: _, assumed: _, harmless: _, .. } = target;
-    let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq, routines);
+    let entries =
+        (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq, extent, routines);
     let pieces: Vec<_> = program.pieces().collect();
     digest(&(program.base(), pieces, entries, windows, gates, hooks, returns, data))
 }
@@ -92,6 +93,9 @@ pub(crate) struct Host<'a> {
     routines: Option<&'a Option<Range<u64>>>,
     /// Where the IRETQ to a guest is, if that is looked at.
     iretq: Option<Option<u64>>,
+    /// Where the code is, if it is looked at whether that was interrupted.
+    code: Option<&'a Range<u64>>,
+    extent: Option<&'a Option<Range<u64>>>,
 }
 
 /// What the entry has saved of the host.
@@ -146,6 +150,8 @@ pub(crate) fn host(d: &Symbolic, entry: Entry<'_>, saved: Option<&Saved<Symbolic
         parts: entry.stubs().iter().map(Alike::key).collect(),
         routines: theorem.keeps_blocking().then_some(&target.routines),
         iretq: theorem.is_of_iretq().then_some(target.iretq),
+        code: theorem.is_of_iretq().then(|| entry.code()),
+        extent: theorem.is_of_iretq().then_some(&target.extent),
     })
 }
 

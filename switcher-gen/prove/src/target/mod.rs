@@ -39,6 +39,9 @@ pub struct Target {
     pub windows: BTreeMap<Window, Vec<Range<u64>>>,
     /// The entries of the IDT, if the code has some.
     pub gates: Option<Vec<TargetGate>>,
+    /// All that the code takes of memory, if that is known: of our own images. What is executed of
+    /// others' code is known, and not what lies between.
+    pub extent: Option<Range<u64>>,
     /// The code in which NMIs are never blocked, to which a #DB or a #MC in ring 0 may return by
     /// IRETQ. Without it, none may.
     pub routines: Option<Range<u64>>,
@@ -126,6 +129,7 @@ impl Target {
             iretq: Some(at(Label::Iretq)),
             windows,
             gates: Some((0..=u8::MAX).map(gate).collect()),
+            extent: Some(Self::BASE..at(Label::End)),
             routines: Some(at(Label::Routines)..at(Label::RoutinesEnd)),
             hooks: HostSymbol::HOOKS.map(|symbol| place(symbol).unwrap_or_default()),
             returns: HostSymbol::RETURNS.map(|symbol| place(symbol).unwrap_or_default()),
@@ -192,6 +196,7 @@ impl Target {
             iretq: optional(Label::Iretq),
             windows: BTreeMap::new(),
             gates,
+            extent: None,
             routines: routines.map(|(start, end)| start..end),
             hooks: HostSymbol::HOOKS.map(of_host),
             returns: HostSymbol::RETURNS.map(of_host),

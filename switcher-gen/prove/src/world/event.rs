@@ -20,7 +20,7 @@ use crate::world::name::{Name, Object, Part, Source};
 use crate::world::{Saved, World, region_of};
 use switcher_gen::arch::{RFlags, vector};
 use switcher_gen::layout::AsmLayout;
-use switcher_gen::layout::{IstTop, Tss};
+use switcher_gen::layout::{IretFrame, IstTop, Tss};
 use switcher_model::{ARITHMETIC, Domain, Flags, Gpr, Region, RegionName, WRITABLE};
 use switcher_spec::{Event, Guest, InterruptedCode};
 
@@ -206,8 +206,13 @@ pub(crate) fn world<D: Domain>(
     let blocked = |source: &mut _| field(source, Object::Interrupted, "nmi_blocked", 1);
     let nmi_blocked = theorem.keeps_blocking().then(|| d.test(blocked(source), 0));
     machine.nmi_blocked = nmi_blocked.unwrap_or(d.bit(false));
+    let mut registers = registers(&machine.gpr);
+    if whose == Whose::Elsewhere {
+        // The stack is taken from where the CPU has aligned it: see `pushed_rsp`.
+        registers.rsp = d.or(registers.rsp, field(source, Object::Interrupted, "rsp", 4));
+    }
     let interrupted = InterruptedCode {
-        registers: registers(&machine.gpr),
+        registers,
         rip: machine.rip,
         rflags: machine.rflags(d),
         cs: machine.cs,
@@ -261,6 +266,18 @@ pub(crate) fn world<D: Domain>(
         in_routines,
     });
     world
+}
+
+/// The CPU has aligned RSP before it has pushed a frame on the interrupted stack, and has pushed what
+/// RSP was.
+pub(crate) fn pushed_rsp<D: Domain>(d: &D, world: &mut World<D>) {
+    let World { machine, event, .. } = world;
+    let Some(EventContext { interrupted, .. }) = event else { return };
+    let regions = &mut machine.memory.regions;
+    let slot = IretFrame::rsp.bytes() as i64 - size_of::<IretFrame>() as i64;
+    if let Some(stack) = regions.iter_mut().find(|it| it.name == RegionName::HostStack) {
+        stack.write(d, slot, 8, interrupted.registers.rsp);
+    }
 }
 
 pub(crate) fn value<D: Domain>(

@@ -12,8 +12,9 @@ use crate::run::host_return;
 use crate::run::origins::is_a_leak;
 use crate::run::origins::{is_steered, steers_the_host};
 use crate::run::watch::Watch;
-use crate::theorem::{Theorem, Whose};
+use crate::theorem::{Start, Theorem, Whose};
 use crate::world::World;
+use crate::world::event::EventContext;
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::{OrigAx, PtRegs};
 use switcher_model::{Access, Domain, Gpr, Origin, Place, RegionName, State as Machine};
@@ -36,6 +37,14 @@ impl<D: Domain> Watch<'_, D> {
         let region = &state.memory.regions[region];
         let at = self.entry.target.setting.own_extra_at(ExtraField::HostRsp);
         region.name == RegionName::TssExtra && region.offset(index) == at && size == 8
+    }
+
+    /// Whether an access is to nothing but smod_rsp.
+    pub(crate) fn is_smod_rsp(&self, state: &Machine<D>, access: &Access<D::Word>) -> bool {
+        let Place { region, index, size } = access.place;
+        let at = state.memory.regions[region].offset(index);
+        let field = self.entry.target.setting.extra_at(ExtraField::SmodRsp);
+        field.is_some_and(|field| field <= at && at + size as i64 <= field + 8)
     }
 
     /// The arm leaves for the host, or calls a hook.
@@ -98,23 +107,36 @@ fn frame<D: Domain>(
     let rax = machine.get(Gpr::Rax);
     let is_frame = d.distance(rax, world.frame_at) == Some(0);
     goals.add(obligation::UNTAKEN_MEMORY, d.bit(is_frame), Gpr::Rax.name());
-    let guest = world.event.as_ref().map(|event| event.guest);
-    for (name, at, size, of_guest) in [
-        ("error code", (PtRegs::orig_ax + OrigAx::error_code).bytes(), 4, None),
-        ("reason", (PtRegs::orig_ax + OrigAx::reason).bytes(), 4, None),
-        ("cs", PtRegs::cs.bytes(), 8, guest.map(|guest| guest.cs)),
-        ("ss", PtRegs::ss.bytes(), 8, guest.map(|guest| guest.ss)),
-    ] {
+    let is_handlers = matches!(watch.entry.theorem.start(), Start::Handler { .. });
+    let of_event = world.event.as_ref().map(|context| {
+        let EventContext { event, guest, .. } = context;
+        let error_code = event.error_code.unwrap_or(d.word(u64::MAX));
+        [d.truncate(error_code, 4), event.vector, guest.cs, guest.ss]
+    });
+    for (number, (name, at, size)) in [
+        ("error code", (PtRegs::orig_ax + OrigAx::error_code).bytes(), 4),
+        ("reason", (PtRegs::orig_ax + OrigAx::reason).bytes(), 4),
+        ("cs", PtRegs::cs.bytes(), 8),
+        ("ss", PtRegs::ss.bytes(), 8),
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let address = d.plus(rax, at as i64);
         let Some(place) = machine.memory.locate(d, address, size, machine.cr3) else {
             continue;
         };
         let word = machine.memory.load(d, place);
-        let before = world.before.load(d, place);
-        let is_as_it_was = |expected| d.distance(word, expected) == Some(0);
-        let is_own = of_guest.into_iter().chain([before]).any(is_as_it_was);
-        let is_free = !strayed.is_open(place.region) && (is_own || !steers_the_host(d, word));
-        goals.add(obligation::UNTAKEN_MEMORY, d.bit(is_free), name);
+        // A handler of the host's has written its frame; what lies there otherwise is left over.
+        let written = is_handlers.then(|| world.before.load(d, place));
+        let said = of_event.map(|words| words[number]);
+        let is_said = written
+            .into_iter()
+            .chain(said)
+            .fold(d.bit(false), |is_said, expected| d.either(is_said, d.eq(word, expected)));
+        let is_known = d.either(is_said, d.bit(!steers_the_host(d, word)));
+        let is_closed = d.bit(!strayed.is_open(place.region));
+        goals.add(obligation::UNTAKEN_MEMORY, d.both(is_closed, is_known), name);
     }
 }
 
