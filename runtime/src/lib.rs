@@ -79,6 +79,7 @@
 //!   instructions of `enter` around it, calls [`Hooks::nmi`] or [`Hooks::machine_check`] on the
 //!   host's root, with the host's GS and after the mitigations of an exit, and leaves everything as
 //!   it was;
+//! * what the host's own code raises there goes to [`Hooks::exception`], if there is such a handler;
 //! * anything else in ring 0 calls [`Hooks::fatal`].
 //!
 //! While the host's is loaded, before and after, NMIs and machine checks come to the host's own
@@ -121,7 +122,7 @@ pub use detect::Detect;
 pub use enter::EnterError;
 pub use exit::{DebugCauses, Detail, Exception, Exit};
 pub use guest::{DataSelectors, Guest, GuestError, GuestRoot, PvcsPage};
-pub use hooks::{FatalHook, Hook, Hooks, ReturnThunk};
+pub use hooks::{ExceptionHandler, FatalHook, Hook, Hooks, ReturnThunk};
 pub use load::{CodeMapping, LoadError, Protection, StillInstalled, Switcher};
 pub use mapping::{Mapping, MappingList, Purpose, Rights};
 pub use pcid::{GuestPcid, NotAGuests};

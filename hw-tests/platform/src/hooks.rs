@@ -8,7 +8,7 @@ use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use switcher_gen::arch::{RFlags, dr7};
-use switcher_gen::layout::PtRegs;
+use switcher_gen::layout::{EventFrame, PtRegs};
 use switcher_runtime::Hooks;
 
 use crate::apic::COMMAND_NMI;
@@ -72,7 +72,48 @@ hw_platform_hook_fatal:
     call    {untrack}
     call    {fatal}
     ud2
+    // The handler of what this kernel's own code raises: RSP points to an EventFrame. It goes on
+    // where a case has said, with the vector and the error code noted, or ends the run.
+    .global hw_platform_handler
+hw_platform_handler:
+    push    rax
+    xor     eax, eax
+    xchg    rax, [rip + {landing}]
+    test    rax, rax
+    jz      9f
+    mov     [rsp + 8 + {rip_of_event}], rax
+    movzx   eax, byte ptr [rsp + 8 + {vector_of_event}]
+    mov     [rip + {handled}], rax
+    mov     rax, [rsp + 8 + {error_code_of_event}]
+    mov     [rip + {handled} + 8], rax
+    pop     rax
+    add     rsp, {iret_of_event}
+    iretq
+    // The vector has the place of RDI.
+9:  pop     rax
+    push    rsi
+    push    rdx
+    push    rcx
+    push    rax
+    push    r8
+    push    r9
+    push    r10
+    push    r11
+    push    rbx
+    push    rbp
+    push    r12
+    push    r13
+    push    r14
+    push    r15
+    mov     rdi, rsp
+    jmp     8b
 "#,
+    landing = sym LANDING,
+    handled = sym HANDLED,
+    vector_of_event = const core::mem::offset_of!(EventFrame, vector),
+    error_code_of_event = const core::mem::offset_of!(EventFrame, error_code),
+    iret_of_event = const core::mem::offset_of!(EventFrame, iret),
+    rip_of_event = const core::mem::offset_of!(EventFrame, iret.rip),
     nmis = sym NMIS,
     fatal_stack = sym FATAL_STACK,
     untrack = sym cpu::untrack,
@@ -94,6 +135,7 @@ unsafe extern "C" {
     fn hw_platform_hook_nmi(regs: *mut PtRegs);
     fn hw_platform_hook_machine_check(regs: *mut PtRegs);
     fn hw_platform_hook_fatal(regs: *mut PtRegs) -> !;
+    fn hw_platform_handler();
 }
 
 /// The number of NMIs that have interrupted a switcher, on all CPUs.
@@ -106,6 +148,10 @@ static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
 static SECOND: AtomicU64 = AtomicU64::new(0);
 /// The function that a case has in place of the fatal hook; 0 if it has none.
 static FATAL_LANDING: AtomicU64 = AtomicU64::new(0);
+/// Where the next exception of this kernel's own code goes on; 0 if it ends the run.
+static LANDING: AtomicU64 = AtomicU64::new(0);
+/// The vector and the error code of the last one that went on. Assembly writes them.
+static HANDLED: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 /// The flags that a hook sets in what it returns to: none, or RF.
 static RESUMING: AtomicU64 = AtomicU64::new(0);
 
@@ -143,6 +189,19 @@ pub fn set_second(register: u64) {
 /// and end the run.
 pub fn set_fatal_landing(hook: u64) {
     FATAL_LANDING.store(hook, Ordering::Release);
+}
+
+/// Lets the next exception of this kernel's own code go on at an address, once: see
+/// [`handled`].
+#[must_use]
+pub fn landing() -> *mut u64 {
+    LANDING.as_ptr()
+}
+
+/// The vector and the error code of the last exception that went on at the [`landing`].
+#[must_use]
+pub fn handled() -> [u64; 2] {
+    HANDLED.each_ref().map(|word| word.load(Ordering::Acquire))
 }
 
 /// Sets whether hooks set RF in what they return to: for a breakpoint that stands for an NMI or a

@@ -25,14 +25,25 @@ use crate::case_host::{BareMetal, checked_call};
 use crate::programs::{ENDBR64, PROBE, SYSCALL};
 use crate::setup::{check, setup};
 
-pub(super) const CASES: &[HostCase] = &[HostCase {
-    name: "host/an_unexpected_fault_in_the_switcher_ends_in_the_hosts_hook",
-    shown: "A fault of the switcher's is the host's to know, and nothing after it is executed.",
-    rows: &[Hazard::PastTrap],
-    cpus: 1,
-    needs: &[],
-    run: |bench| ends_in_the_hook(bench.host()?),
-}];
+pub(super) const CASES: &[HostCase] = &[
+    HostCase {
+        name: "host/an_unexpected_fault_in_the_switcher_ends_in_the_hosts_hook",
+        shown: "A fault of the switcher's is the host's to know, and nothing after it is executed.",
+        rows: &[Hazard::PastTrap],
+        cpus: 1,
+        needs: &[],
+        run: |bench| ends_in_the_hook(bench.host()?),
+    },
+    HostCase {
+        name: "host/an_exception_of_the_hosts_own_code_goes_to_its_handler",
+        shown: "While the switcher's IDT is loaded, the host's own code may raise an exception, and \
+                goes on where the host's handler returns to.",
+        rows: &[Hazard::VectorUnlikeOthers, Hazard::RspAtNmiStack],
+        cpus: 1,
+        needs: &[],
+        run: |bench| goes_to_the_handler(bench.host()?),
+    },
+];
 
 global_asm!(
     r#"
@@ -86,6 +97,39 @@ hw_kernel_end_call:
 2:  mov     rsp, [rip + {stack}]
     call    {untrack}
     jmp     0b
+
+    // unsafe extern "C" fn(landing: *mut u64, kind: u64, below: u64) -> u64
+    // Raises #UD if `kind` is 0, and #GP otherwise, with RSP by so many bytes lower. Says whether
+    // RSP and the other registers are as they were where the handler goes on.
+    .global hw_kernel_raise
+hw_kernel_raise:
+    push    rbx
+    push    rbp
+    sub     rsp, rdx
+    mov     rbp, rsp
+    movabs  rbx, 0xB0B1B2B3B4B5B6B7
+    mov     r9, rbx
+    lea     rcx, [rip + 4f]
+    mov     [rdi], rcx
+    xor     eax, eax
+    test    rsi, rsi
+    jnz     3f
+    ud2
+3:  movabs  r8, 0x8000000000000000
+    mov     r8, [r8]
+    ud2
+4:  lea     r8, [rip + 4b]
+    cmp     rcx, r8
+    jne     5f
+    cmp     rbx, r9
+    jne     5f
+    cmp     rsp, rbp
+    jne     5f
+    inc     eax
+5:  lea     rsp, [rbp + rdx]
+    pop     rbp
+    pop     rbx
+    ret
 "#,
     checked_call = sym checked_call_for_assembly,
     stack = sym STACK,
@@ -103,6 +147,7 @@ hw_kernel_end_call:
 unsafe extern "C" {
     fn hw_kernel_ended_call(entry: u64) -> *mut PtRegs;
     static hw_kernel_end_call: u8;
+    fn hw_kernel_raise(landing: *mut u64, kind: u64, below: u64) -> u64;
 }
 
 /// [`checked_call`], as assembly calls it.
@@ -192,6 +237,56 @@ unsafe fn call_that_may_end(entry: u64) -> *mut PtRegs {
         // SAFETY: the records are in a static, and the hook has returned.
         _ => unsafe { &raw mut (*RECORDS.0.get())[0].regs },
     }
+}
+
+/// How many exceptions have been raised, and how many of them have gone on as they should.
+static RAISED: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// Raises exceptions of each kind, on stacks that are aligned and that are not.
+fn raise_exceptions() {
+    for (kind, expected) in [(0, [vector::UD.into(), u64::MAX]), (1, [vector::GP.into(), 0])] {
+        for below in [0, 8, 16, 24] {
+            // SAFETY: the handler goes on at the landing, which the function sets; it keeps what
+            // every function keeps.
+            let is_right = unsafe { hw_kernel_raise(hooks::landing(), kind, below) } == 1;
+            let [raised, right] = &RAISED;
+            raised.fetch_add(1, Ordering::Relaxed);
+            right.fetch_add((is_right && hooks::handled() == expected).into(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Calls the switcher, and raises exceptions before and after that.
+///
+/// # Safety
+/// The contract of `checked_call` must hold.
+unsafe fn call_among_exceptions(entry: u64) -> *mut PtRegs {
+    raise_exceptions();
+    // SAFETY: the caller vouches for `entry`.
+    let frame = unsafe { checked_call(entry) };
+    raise_exceptions();
+    frame
+}
+
+/// The host's own code raises exceptions right before it enters a guest, and right after that.
+fn goes_to_the_handler(host: &mut BareMetal<'_>) -> Ended {
+    let mut rng = fastrand::Rng::with_seed(38);
+    let mut entered = 0;
+    for mode in [Mode::Smod, Mode::Umod] {
+        let setup = setup(host, &mut rng, mode, PROBE);
+        RAISED.each_ref().map(|count| count.store(0, Ordering::Relaxed));
+        // SAFETY: the call does what `checked_call` does; what it raises besides goes to the
+        // handler, which returns to it.
+        let outcome = unsafe { host.run_by(&setup, call_among_exceptions) };
+        outcome.map_err(|why| format!("{mode:?}: {why:?}"))?;
+        let [raised, right] = RAISED.each_ref().map(|count| count.load(Ordering::Relaxed));
+        if (raised, right) != (16, 16) {
+            let last = hooks::handled();
+            return Err(format!("{mode:?}: {right} of {raised} went on; the last: {last:x?}"));
+        }
+        entered += 1;
+    }
+    Ok(entered)
 }
 
 /// Guests make direct switches while their PVCS is not mapped: the fault has a stack where the
