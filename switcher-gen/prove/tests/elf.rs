@@ -31,7 +31,7 @@ fn write_object(dir: &Path, image: &Image) -> std::path::PathBuf {
 }
 
 /// What a host defines, for a linker.
-fn hooks() -> [String; 3] {
+fn hooks() -> [String; HostSymbol::HOOKS.len()] {
     HostSymbol::HOOKS.map(|hook| format!("--defsym={}=0x201000", hook.0))
 }
 

@@ -231,3 +231,80 @@ fn the_hosts_untraining_is_called_with_a_guests_gs() {
     let other = never(&format!("\tswapgs\n{untrain}\tud2\n"));
     refuted("the guest's GS", &exit(&other), "untrained");
 }
+
+/// Where a SYSCALL's exit begins.
+const LEAVES: &str = "\tjmp\tswitcher_return_from_guest\nend_routine entry_SYSCALL_64_switcher\n";
+
+/// A SYSCALL's exit of its own: with `code` where no path goes, on the host's root and stack, after
+/// `before`.
+fn own_exit(before: &str, code: &str) -> Target {
+    let exit = format!(
+        "\tmovq\t%rsp, %rax\n\tmovq\t%gs:HOST_CR3, %rcx\n\tmovq\t%rcx, %cr3\n\
+         \tmovq\t%gs:HOST_RSP, %rsp\n{before}{}\tjmp\t8f\n9:{code}8:\n{CLEAR}\
+         \tmovq\t%rcx, %gs:HOST_RSP\n\tpushq\t$FLAGS_HOST\n\tpopfq\n{END}\
+         end_routine entry_SYSCALL_64_switcher\n",
+        NEVER[0]
+    );
+    target(INTEL, &[(LEAVES, &exit)])
+}
+
+/// The host goes by the frame of an exit: by its reason it chooses what to do.
+#[test]
+fn the_frame_of_an_exit_says_on_an_arm_nothing_that_a_guest_has_chosen() {
+    fn wrong(before: &str, code: &str) {
+        refuted(code, &own_exit(before, code), "untaken-memory");
+    }
+    proved("nothing", &own_exit("", ""));
+    proved("a number", &own_exit("", "\tmovl\t$7, 0x7C(%rax)\n"));
+    proved("the guest's own", &own_exit("", "\tmovq\t%r15, 0x98(%rax)\n"));
+    // Error code, reason, CS, SS.
+    for place in [0x78, 0x7C] {
+        wrong("", &format!("\tmovl\t%r15d, {place:#x}(%rax)\n"));
+        wrong("", &format!("\tmovb\t%r15b, {place:#x}(%rax)\n"));
+    }
+    for place in [0x78, 0x88, 0xA0] {
+        wrong("", &format!("\tmovq\t%r15, {place:#x}(%rax)\n"));
+        wrong("", &format!("\tmovq\t(%r15), %rdx\n\tmovq\t%rdx, {place:#x}(%rax)\n"));
+    }
+    // Left by a path, for an arm that skips what is right.
+    let late = "\tmovl\t%r15d, 0x7C(%rax)\n\tcmpq\t%rsp, %rsp\n\tjne\t7f\n\
+                \tmovl\t$REASON_SYSCALL, 0x7C(%rax)\n7:\n";
+    wrong(late, "");
+    // Another frame.
+    wrong("", "\taddq\t$8, %rax\n");
+    wrong("", "\tmovq\t%gs:TSS_SP0, %rax\n");
+}
+
+/// Of the per-CPU block, a guest has chosen nothing but its RSP.
+#[test]
+fn the_block_holds_on_an_arm_nothing_that_a_guest_has_chosen() {
+    for field in ["HOST_RSP", "SWITCH_FLAGS"] {
+        for code in ["\tmovq\t%r15, %gs:", "\tmovb\t%r15b, %gs:", "\txorb\t%r15b, %gs:"] {
+            let code = format!("{code}{field}\n");
+            refuted(&code, &own_exit("", &code), "untaken-memory");
+        }
+    }
+    proved("smod_rsp", &own_exit("", "\tmovq\t%r15, %gs:SMOD_RSP\n"));
+}
+
+/// Where a prediction leads to the host, it is on its own root.
+#[test]
+fn the_host_is_on_its_own_root_on_an_arm() {
+    let clear = "\tclear_all eax, ebx, ecx, edx, esi, ebp, r8d, r9d, r10d, r11d\n\
+                 \tclear_all r12d, r13d, r14d, r15d\n\tmovq\t%rsp, %rdi\n";
+    for hook in ["nmi", "machine_check", "fatal"] {
+        let arm = format!(
+            "{}\tjmp\t8f\n9:{FLAGS}{clear}\tcall\tswitcher_host_{hook}\n\tud2\n8:\n{LEAVES}",
+            NEVER[0]
+        );
+        refuted(hook, &target(INTEL, &[(LEAVES, &arm)]), "hook-root");
+    }
+    let guests = "\tmovq\t48(%rsp), %rsi\n\tmovq\t%gs:ENTER_CR3, %rcx\n\tmovq\t%rcx, %cr3\n";
+    let back = "\tmovq\t%gs:HOST_CR3, %rcx\n\tmovq\t%rcx, %cr3\n";
+    let leaves =
+        format!("{FLAGS}{CLEAR}\tpop_all\trbx, rbp, r12, r13, r14, r15\n\taddq\t$8, %rsp\n")
+            .replace("edx, esi, ", "edx, ");
+    let exit = format!("{guests}{}{back}\tjmp\t8f\n9:{leaves}\tjmp\t*%rsi\n8:\n{EXIT}", NEVER[0]);
+    let found = target(INTEL, &[(EXIT, &exit)]);
+    refuted("the caller", &found, "exit-root");
+}

@@ -651,3 +651,70 @@ fn a_stub_leaves_no_room_below_it() {
         proved(&deep(64));
     }
 }
+
+// What the host's own code has raised.
+
+#[test]
+fn what_is_handed_on_is_as_the_cpu_has_delivered_it() {
+    let ours = Ours::new("intel-4level");
+    // RAX lies there, below the vector.
+    let in_frame = |offset: i64| stack(8 + offset);
+    let with =
+        |operation: Result<Instruction, _>| ours.with(Label::EventInHost, &[operation.unwrap()]);
+    // A multiple of 16 is what RSP need not be.
+    let rsp = with(Instruction::with2(Code::And_rm64_imm8, in_frame(16 + 24), -16));
+    refused(&rsp, 10, "handed-on");
+    for offset in [0, 8, 16, 16 + 8, 16 + 16, 16 + 24, 16 + 32] {
+        let word = Instruction::with2(Code::Xor_rm8_imm8, in_frame(offset), 1);
+        refused(&with(word), 38, "handed-on");
+    }
+    for register in [Register::RAX, Register::RCX, Register::R15] {
+        let code = Code::Xor_rm64_imm8;
+        let clobbered = match register {
+            // It is popped.
+            Register::RAX => Instruction::with2(code, stack(0), 1),
+            _ => Instruction::with2(code, register, 1),
+        };
+        refused(&with(clobbered), 38, "handed-on");
+    }
+    refused(&with(Ok(Instruction::with(Code::Std))), 38, "handed-on");
+    refused(&with(Ok(Instruction::with(Code::Swapgs))), 7, "handed-on");
+}
+
+#[test]
+fn what_has_interrupted_the_image_is_not_handed_on() {
+    let ours = Ours::new("amd-la57-percpu-current");
+    let below = ours.code(Label::EventUnexpected, Code::Jb_rel8_64);
+    let above = ours.code(Label::EventUnexpected, Code::Jae_rel8_64);
+    let with = |at: u64, opcode: u8| {
+        let distance = ours.target.program.instruction(at);
+        let by = distance.near_branch_target().wrapping_sub(distance.next_ip());
+        ours.patched(at, &[opcode, by as u8])
+    };
+    // JBE: the first byte of the image. JA: the first byte behind it is the host's.
+    refused(&with(below, 0x76), 10, "handed-on");
+    refused(&with(above, 0x77), 38, "hook");
+    // Signed comparisons; and none at all.
+    refused(&with(below, 0x7C), 38, "hook");
+    refused(&with(above, 0x7D), 10, "handed-on");
+    refused(&with(above, 0xEB), 10, "handed-on");
+    // To the other hook.
+    let mut other = ours.target.clone();
+    other.hooks.swap(2, 3);
+    refused(&other, 38, "hook");
+}
+
+/// A guest's event may be predicted to be one of ring 0.
+#[test]
+fn nothing_is_handed_on_before_it_is_certain_whose_it_is() {
+    let ours = Ours::new("intel-4level");
+    let fence = ours.code(Label::EventInHost, Code::Lfence);
+    assert_eq!(fence, ours.at(Label::EventInHost));
+    refused(&ours.patched(fence, &[0x0F, 0x1F, 0x00]), 7, "untaken-code");
+    // Nor is a hook called before it is certain that the root is the host's.
+    for (label, obligation) in [(Label::InterruptionHook, 8), (Label::FatalHook, 8)] {
+        let fence = ours.code(label, Code::Lfence);
+        assert_eq!(fence, ours.at(label));
+        refused(&ours.patched(fence, &[0x0F, 0x1F, 0x00]), obligation, "hook-root");
+    }
+}

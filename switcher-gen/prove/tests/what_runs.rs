@@ -745,7 +745,7 @@ fn code_at_the_address_that_is_taken_for_a_hook_is_no_hook() {
     let args = ["-e", "switcher_enter_guest", base.as_str()];
     let foreign = read(&process("ld", &args, &assemble(SWITCHER, &[]))).unwrap();
     let target = target(&foreign).unwrap();
-    assert_eq!(target.hooks, [0; 3]);
+    assert_eq!(target.hooks, [0; 4]);
 }
 
 // Data over code.

@@ -516,3 +516,26 @@ fn of<'data, R: Contents<'data>>(
         },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Window;
+    use std::io::Write;
+
+    /// What is near is at hand, and what is behind the end is not there, whatever was read before.
+    #[test]
+    fn a_window_shows_what_is_in_the_file_and_nothing_else() {
+        let bytes: Vec<u8> = (0..200_000_u32).map(|at| (at % 251) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let length = bytes.len() as u64;
+        let mut window = Window::default();
+        let mut random = fastrand::Rng::with_seed(5);
+        for _ in 0..2000 {
+            let (offset, size) = (random.u64(..300_000), random.usize(..=Window::HALF as usize));
+            let expected = bytes.get(offset as usize..).and_then(|rest| rest.get(..size));
+            assert_eq!(window.get(&file, length, offset, size), expected, "{offset}, {size}");
+        }
+        assert_eq!(window.get(&file, length, u64::MAX, 1), None);
+    }
+}
