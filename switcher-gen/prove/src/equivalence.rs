@@ -9,11 +9,13 @@ use crate::goal::{Goal, Goals};
 use crate::layouts::ExtraField;
 use crate::prover::{Prover, Unknowns, assume};
 use crate::run::end::End;
+use crate::run::events::is_in_code;
 use crate::run::execute::execute;
 use crate::run::watch::Watch;
 use crate::target::Target;
 use crate::theorem::Theorem;
 use crate::world::Saved;
+use crate::world::event::EventContext;
 use crate::world::name::Source;
 use crate::{obligation, run, world};
 use switcher_gen::arch::Vendor;
@@ -45,6 +47,17 @@ pub(crate) fn compare_runs<D: Domain>(
         let agree = d.not(d.differ(first.in_routines, other.in_routines));
         world.assumptions.push(("both have a routine there, or neither", agree));
     }
+    if let Some(EventContext { interrupted, .. }) = &world.event
+        && one.hands_on()
+    {
+        // Nor is what lies beside the one's code the other's.
+        let [first, second] = [one, other].map(|entry| is_in_code(d, entry, interrupted.rip));
+        let agree = d.not(d.differ(first, second));
+        world.assumptions.push(("it is in both, or in neither", agree));
+        let iretq = d.code(other.target.iretq.unwrap_or_default());
+        let elsewhere = d.not(d.eq(interrupted.rip, iretq));
+        world.assumptions.push(("the other's IRETQ to a guest is not what faults", elsewhere));
+    }
     assume(&world.assumptions);
     // Both are proved: what must hold of each was shown.
     let ends = [(one, &mut world), (other, &mut second)].map(|(entry, world)| {
@@ -65,6 +78,10 @@ pub(crate) fn compare_runs<D: Domain>(
         _ => false,
     };
     goals.add(obligation::KIND, d.bit(same_end), "kind of end");
+    // What is fatal leaves nothing that the specification speaks of.
+    if matches!(end, End::Stopped) && one.theorem.is_fatal() {
+        return Ok(goals.into_all());
+    }
     let same = obligation::UNCHANGED;
     let (a, b) = (&world.machine, &second.machine);
     // What the contract lets host code find there, nobody compares.

@@ -92,8 +92,8 @@ fn a_linked_host_still_says_which_switcher_it_has() {
     let object = write_object(dir.path(), &image);
     let host = dir.path().join("host");
     let entry = format!("--entry={}", Label::EnterGuest.name());
-    let [a, b, c] = hooks();
-    let hooks = [a.as_ref(), b.as_ref(), c.as_ref()];
+    let [a, b, c, e] = hooks();
+    let hooks = [a.as_ref(), b.as_ref(), c.as_ref(), e.as_ref()];
     let text = "-Ttext=0x200000".as_ref();
     let args = ["-o".as_ref(), host.as_ref(), entry.as_ref(), text, object.as_ref()];
     run("ld", &[&hooks[..], &args].concat());
@@ -130,13 +130,14 @@ fn linked_into_a_host_the_window_table_leads_to_the_windows() {
     let image = Image::new(&Variant::REFERENCE).unwrap();
     let switcher = write_object(dir.path(), &image);
     let linked = dir.path().join("linked");
-    let [a, b, c] = hooks();
+    let [a, b, c, e] = hooks();
     run(
         "ld",
         &[
             a.as_ref(),
             b.as_ref(),
             c.as_ref(),
+            e.as_ref(),
             "-Ttext=0x200000".as_ref(),
             "--entry=switcher_enter_guest".as_ref(),
             "-o".as_ref(),

@@ -145,9 +145,10 @@ fn a_gate_goes_before_the_files_stubs() {
 #[test]
 fn a_gate_that_leads_to_anothers_entry_is_refuted() {
     /// The vector in the frame is another one, wherever the event was.
-    const OF_ANOTHER: [(&str, &str); 3] = [
+    const OF_ANOTHER: [(&str, &str); 4] = [
         ("IRETQ (others)", "hook-frame"),
         ("event", "exit-frame"),
+        ("ring 0 (others)", "handed-on"),
         ("ring 0 (others)", "hook-frame"),
     ];
     let to_other = Gates::new(32..=32, THEIRS).with_offset(33 * stride());

@@ -84,7 +84,7 @@ fn the_host_gets_something_of_a_guests_from_an_arm() {
     let zero = "\txorl\t%ebx, %ebx\n\txorl\t%ebp, %ebp\n\txorl\t%r12d, %r12d\n\txorl\t%r13d, %r13d\n\
                 \txorl\t%r14d, %r14d\n\txorl\t%r15d, %r15d\n";
     let with_rsp = |load: &str| {
-        format!("\tmovq\t48(%rsp), %rax\n{CLEAR}{FLAGS}{load}{zero}\tjmp\t*%rax\n\tint3\n")
+        format!("{CLEAR}{FLAGS}\tmovq\t48(%rsp), %rsi\n{load}{zero}\tjmp\t*%rsi\n\tint3\n")
     };
     right("its own", &with_rsp("\taddq\t$56, %rsp\n"));
     for load in ["\tmovq\t%r15, %rsp\n", "\tmovq\t(%r15), %rsp\n", "\taddq\t$64, %rsp\n"] {
@@ -111,8 +111,8 @@ fn the_host_gets_something_of_a_guests_from_an_arm() {
     wrong(&down, "untaken-memory");
     // A pointer to what the guest writes is no better than what lies there.
     let pvcs = format!(
-        "\tmovq\t48(%rsp), %rax\n{CLEAR}{FLAGS}\taddq\t$56, %rsp\n{zero}\tmovq\t%gs:PVCS, %rbx\n\
-         \tjmp\t*%rax\n\tint3\n"
+        "{CLEAR}{FLAGS}\tmovq\t48(%rsp), %rsi\n\taddq\t$56, %rsp\n{zero}\tmovq\t%gs:PVCS, %rbx\n\
+         \tjmp\t*%rsi\n\tint3\n"
     );
     wrong(&pvcs, "exit-scratch");
     right("a number", &pvcs.replace("%gs:PVCS", "$0"));
@@ -294,7 +294,7 @@ fn the_host_is_on_its_own_root_on_an_arm() {
                  \tclear_all r12d, r13d, r14d, r15d\n\tmovq\t%rsp, %rdi\n";
     for hook in ["nmi", "machine_check", "fatal"] {
         let arm = format!(
-            "{}\tjmp\t8f\n9:{FLAGS}{clear}\tcall\tswitcher_host_{hook}\n\tud2\n8:\n{LEAVES}",
+            "{}\tjmp\t8f\n9:{clear}{FLAGS}\tcall\tswitcher_host_{hook}\n\tud2\n8:\n{LEAVES}",
             NEVER[0]
         );
         refuted(hook, &target(INTEL, &[(LEAVES, &arm)]), "hook-root");
@@ -304,7 +304,8 @@ fn the_host_is_on_its_own_root_on_an_arm() {
     let leaves =
         format!("{FLAGS}{CLEAR}\tpop_all\trbx, rbp, r12, r13, r14, r15\n\taddq\t$8, %rsp\n")
             .replace("edx, esi, ", "edx, ");
-    let exit = format!("{guests}{}{back}\tjmp\t8f\n9:{leaves}\tjmp\t*%rsi\n8:\n{EXIT}", NEVER[0]);
+    let exit =
+        format!("{guests}{}{back}\tjmp\t8f\n9:{leaves}\tjmp\t*%rsi\n\tint3\n8:\n{EXIT}", NEVER[0]);
     let found = target(INTEL, &[(EXIT, &exit)]);
     refuted("the caller", &found, "exit-root");
 }

@@ -354,9 +354,10 @@ fn an_arm_calls_a_hook() {
     let skipped = mutate::inserted(&target, hook, &skip).unwrap();
     refuted("the interrupted registers", &skipped, "hook-registers");
     let (_, gs) = ours(Label::Interruption, "wrgsbase");
-    let skip = never_taken(Code::Jne_rel32_64, hook);
-    let skipped = mutate::inserted(&target, gs, &skip).unwrap();
-    refuted("the interrupted GS", &skipped, "swapgs-fenced");
+    let fenced = target.program.instruction(hook).next_ip();
+    let skipped = |to| mutate::inserted(&target, gs, &never_taken(Code::Jne_rel32_64, to)).unwrap();
+    refuted("the interrupted GS and root", &skipped(fenced), "hook-root");
+    proved("up to the fence", &skipped(hook));
 }
 
 /// What ring 0 had in its registers is the host's as well as anybody's.

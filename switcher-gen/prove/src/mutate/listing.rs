@@ -78,7 +78,9 @@ impl Listing {
                 let others = [Mnemonic::Iretq, Mnemonic::Sysretq, Mnemonic::Sysret];
                 kinds.contains(&last.flow_control()) || others.contains(&last.mnemonic())
             });
-            let is_filler = instruction.code() == Code::Int3 && !is_trap;
+            // What has a name has to be found again.
+            let is_named = target.extent.as_ref().is_some_and(|it| it.end == instruction.ip());
+            let is_filler = instruction.code() == Code::Int3 && !is_trap && !is_named;
             if !is_filler {
                 if last.is_none() {
                     starts.insert(instruction.ip());
@@ -107,6 +109,11 @@ impl Listing {
 
     /// Every mutant of one instruction.
     pub(crate) fn at(self: &Rc<Self>, index: usize) -> Vec<Mutant> {
+        let end = self.target.extent.as_ref().map(|extent| extent.end);
+        // The end of an image is not executed.
+        if end == Some(self.instructions[index].ip()) {
+            return Vec::new();
+        }
         let mut found = vec![self.delete(index)];
         let original = self.instructions[index];
         if let Some(vector) = self.repeated(index) {

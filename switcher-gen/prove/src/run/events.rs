@@ -169,7 +169,7 @@ pub(crate) fn call<D: Domain>(
 }
 
 /// Whether an address is one of the code's.
-fn is_in_code<D: Domain>(d: &D, entry: Entry<'_>, address: D::Word) -> D::Bit {
+pub(crate) fn is_in_code<D: Domain>(d: &D, entry: Entry<'_>, address: D::Word) -> D::Bit {
     let Range { start, end } = entry.code();
     let is_before = |end: &u64| d.lt(address, d.code(*end));
     d.both(d.not(is_before(start)), is_before(end))

@@ -104,8 +104,10 @@ fn frame<D: Domain>(
         return;
     }
     let machine = &world.machine;
+    // If it points to a stack at all: what a number leads the host to, no guest has chosen.
     let rax = machine.get(Gpr::Rax);
-    let is_frame = d.distance(rax, world.frame_at) == Some(0);
+    let is_stack = region_at(d, machine, rax).is_some_and(RegionName::is_stack);
+    let is_frame = !is_stack || d.distance(rax, world.frame_at) == Some(0);
     goals.add(obligation::UNTAKEN_MEMORY, d.bit(is_frame), Gpr::Rax.name());
     let is_handlers = matches!(watch.entry.theorem.start(), Start::Handler { .. });
     let of_event = world.event.as_ref().map(|context| {
@@ -122,7 +124,7 @@ fn frame<D: Domain>(
     .into_iter()
     .enumerate()
     {
-        let address = d.plus(rax, at as i64);
+        let address = d.plus(world.frame_at, at as i64);
         let Some(place) = machine.memory.locate(d, address, size, machine.cr3) else {
             continue;
         };
