@@ -19,10 +19,10 @@ pub type Hook = unsafe extern "C" fn(*mut PtRegs);
 /// no mitigations before it: no guest may run on this CPU any more.
 pub type FatalHook = unsafe extern "C" fn(*mut PtRegs) -> !;
 
-/// A handler of the host's for exceptions of its own code while the switcher's IDT is loaded: in the
-/// `call` of [`enter_with`](crate::Cpu::enter_with), or around it. Hooks cause none: NMIs may be
-/// blocked there, and an IRETQ would end that. It is no function: written in
-/// assembly, it is jumped to with interrupts off and RSP pointing to an
+/// A handler of the host's for exceptions of its own code while the switcher's IDT is loaded: in
+/// the `call` of [`enter_with`](crate::Cpu::enter_with), or around it. Hooks cause none: NMIs may
+/// be blocked there, and an IRETQ would end that. It is no function: written in assembly, it is
+/// jumped to with interrupts off and RSP pointing to an
 /// [`EventFrame`](switcher_gen::layout::EventFrame) on the stack that was interrupted, of whose
 /// vector the lowest byte counts; where the CPU pushes no error code, the frame has -1. All else is
 /// as the CPU has delivered the event, but for the arithmetic flags.
@@ -38,8 +38,8 @@ pub type ExceptionHandler = unsafe extern "C" fn();
 ///
 /// * `nmi` and `machine_check` return, execute no IRET (it would end the blocking of NMIs, and the
 ///   next one would overwrite this one's stack) and cause no exception, whose handler would;
-/// * `exception`, if there is one, takes over with what [`ExceptionHandler`] says, and code that may
-///   raise exceptions has below its RSP the room of an event
+/// * `exception`, if there is one, takes over with what [`ExceptionHandler`] says, and code that
+///   may raise exceptions has below its RSP the room of an event
 ///   ([`IstTop::LEAST`](switcher_gen::layout::IstTop::LEAST));
 /// * they preserve XMM registers and all further state, which may be a guest's: write them in
 ///   assembly, or compile them without vector registers;

@@ -79,7 +79,8 @@
 //!   instructions of `enter` around it, calls [`Hooks::nmi`] or [`Hooks::machine_check`] on the
 //!   host's root, with the host's GS and after the mitigations of an exit, and leaves everything as
 //!   it was;
-//! * what the host's own code raises there goes to [`Hooks::exception`], if there is such a handler;
+//! * what the host's own code raises there goes to [`Hooks::exception`], if there is such a
+//!   handler;
 //! * anything else in ring 0 calls [`Hooks::fatal`].
 //!
 //! While the host's is loaded, before and after, NMIs and machine checks come to the host's own

@@ -87,8 +87,8 @@ pub enum Label {
     EventUnexpected,
     /// An event that has interrupted the host's own code.
     EventInHost,
-    /// An event after which nothing can go on, on a stack that may be any. [`HostSymbol::EXCEPTION`]
-    /// leads there where the host has no handler: RSP points to an
+    /// An event after which nothing can go on, on a stack that may be any.
+    /// [`HostSymbol::EXCEPTION`] leads there where the host has no handler: RSP points to an
     /// [`EventFrame`](crate::layout::EventFrame).
     Unhandled,
     /// The first byte of what runs only while NMIs are not blocked: the routines, and events on the
@@ -315,11 +315,11 @@ impl Label {
 pub struct HostSymbol(pub &'static str);
 
 /// All hooks but [`EXCEPTION`](Self::EXCEPTION) are functions of the host that event entries call,
-/// by the System V ABI: `extern "C" fn(*mut PtRegs)`. Interrupts are off, GS base is the host's, the root is the host's if a guest
-/// was being run, and the stack is one of the IST that ends 16 bytes above the `PtRegs`. RDI is
-/// that pointer; no other general register, nor a flag, holds anything of what was interrupted.
-/// Hooks that return have the variant's mitigations before and after them, and the host's SPEC_CTRL
-/// if that is switched.
+/// by the System V ABI: `extern "C" fn(*mut PtRegs)`. Interrupts are off, GS base is the host's,
+/// the root is the host's if a guest was being run, and the stack is one of the IST that ends 16
+/// bytes above the `PtRegs`. RDI is that pointer; no other general register, nor a flag, holds
+/// anything of what was interrupted. Hooks that return have the variant's mitigations before and
+/// after them, and the host's SPEC_CTRL if that is switched.
 impl HostSymbol {
     /// An NMI has interrupted ring 0: the switcher or the host. What was interrupted goes on
     /// afterwards, with its registers as they are then in the `PtRegs`. The hook may not execute

@@ -116,9 +116,9 @@ pub struct HandedOn<W> {
     pub state: InterruptedCode<W>,
 }
 
-/// The host's own code has raised an exception while the switcher's IDT is loaded, and has a handler
-/// for that. It begins as if the CPU had delivered the event to it through an interrupt gate without
-/// a stack of its own, and a stub had pushed what the frame says.
+/// The host's own code has raised an exception while the switcher's IDT is loaded, and has a
+/// handler for that. It begins as if the CPU had delivered the event to it through an interrupt
+/// gate without a stack of its own, and a stub had pushed what the frame says.
 pub fn exception_in_host<D: Domain>(
     d: &D,
     event: &Event<D::Word>,

@@ -56,8 +56,8 @@ const FILLER: u8 = 0xCC;
 /// cache line, so every RET of an image lies in the upper half. Filler moves it there, at a place
 /// where nothing is executed.
 const TRAPPED_RET: usize = 2;
-/// The size of an image is a multiple of so many bytes, and one. What asks whether an address is in it is
-/// then the same code in most variants, and proved once for all of them.
+/// The size of an image is a multiple of so many bytes, and one. What asks whether an address is in
+/// it is then the same code in most variants, and proved once for all of them.
 const SIZE: usize = 512;
 /// Entry points start on a boundary of as many bytes as CPUs fetch at a time.
 const ENTRY_ALIGNMENT: usize = 16;

@@ -268,8 +268,8 @@ pub(crate) fn world<D: Domain>(
     world
 }
 
-/// The CPU has aligned RSP before it has pushed a frame on the interrupted stack, and has pushed what
-/// RSP was.
+/// The CPU has aligned RSP before it has pushed a frame on the interrupted stack, and has pushed
+/// what RSP was.
 pub(crate) fn pushed_rsp<D: Domain>(d: &D, world: &mut World<D>) {
     let World { machine, event, .. } = world;
     let Some(EventContext { interrupted, .. }) = event else { return };
