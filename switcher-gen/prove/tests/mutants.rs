@@ -19,8 +19,8 @@ use switcher_prove::elf;
 use switcher_prove::mutate;
 use switcher_prove::mutate::{Fate, Mutant, Operator, Tally};
 use switcher_prove::{
-    Counterexample, Findings, GuestMemory, Prover, Setting, SharingProver, Target, TargetGate,
-    Theorem, Verdict,
+    Counterexample, GuestMemory, Prover, Setting, SharingProver, Target, TargetGate, Theorem,
+    Verdict,
 };
 use text::text;
 
