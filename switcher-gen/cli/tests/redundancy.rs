@@ -92,8 +92,9 @@ fn a_doubled_fence_of_an_event_is_found() {
         .into_iter()
         .filter(|mutant| mutant.operator == Operator::Duplicate && is_fence(&mutant.original));
     let doubled: Vec<_> = doubled.filter_map(|mutant| mutant.target()).collect();
-    // On the sp0 stack, on one of the IST, and before the far RET to ring 0.
-    assert_eq!(doubled.len(), 3);
+    // On the sp0 stack, on one of the IST, before the far RET to ring 0, and before each jump or
+    // call to code of the host.
+    assert_eq!(doubled.len(), 6);
     for doubled in doubled {
         let found = unneeded(&doubled, is_fence);
         assert_eq!(found.len(), 2, "{found:?}");
