@@ -78,9 +78,9 @@ pub fn switcher<S: Sink>(a: &mut S, variant: &Variant) {
     a.dynamic_label(Label::RoutinesEnd);
     event_ist::emit(a, variant);
     event_stubs::emit(a, variant);
-    a.align(SIZE, FILLER);
-    // It is named, so it must not be the end of a section.
-    asm!(a ; =>Label::End ; int3);
+    a.align(SIZE, FILLER); // The end is named, so it must not be the end of a section.
+    a.dynamic_label(Label::End);
+    asm!(a ; int3);
 }
 
 /// Emits the routines of a switcher for a kernel that has a block `B` and event entries of its own.
