@@ -38,9 +38,6 @@ pub type ExceptionHandler = unsafe extern "C" fn();
 ///
 /// * `nmi` and `machine_check` return, execute no IRET (it would end the blocking of NMIs, and the
 ///   next one would overwrite this one's stack) and cause no exception, whose handler would;
-/// * `exception`, if there is one, takes over with what [`ExceptionHandler`] says, and code that
-///   may raise exceptions has below its RSP the room of an event
-///   ([`IstTop::LEAST`](switcher_gen::layout::IstTop::LEAST));
 /// * they preserve XMM registers and all further state, which may be a guest's: write them in
 ///   assembly, or compile them without vector registers;
 /// * they have no more of a stack than the host's TSS gives them. Wherever they are interrupted,
@@ -54,6 +51,9 @@ pub type ExceptionHandler = unsafe extern "C" fn();
 /// * if they are further than 2 GiB from the code, they are reached by a retpoline, whose RET needs
 ///   no ENDBR64 to lead to; with `untrain`, which is for hosts that have no RET but their return
 ///   thunk's, they must not be that far;
+/// * `exception` keeps to what [`ExceptionHandler`] says, and code that may raise exceptions has
+///   below its RSP the room of an event ([`IstTop::LEAST`](switcher_gen::layout::IstTop::LEAST)
+///   bytes);
 /// * they find their CPU by GS base alone (not by FS, RDPID or RDTSCP), access no user pages, and
 ///   keep to what follows.
 ///
@@ -158,7 +158,10 @@ impl Thunks {
         let before = (start.wrapping_neg() % Self::LINE as u64) as usize;
         let lines = bytes[before..].chunks_exact_mut(Self::LINE);
         for (line, symbol) in lines.zip(HostSymbol::HOOKS) {
-            line.copy_from_slice(&Self::line(hooks.address(symbol).unwrap_or_default()));
+            // To what the host does not have, nothing leads.
+            if let Some(address) = hooks.address(symbol) {
+                line.copy_from_slice(&Self::line(address));
+            }
         }
         Self { hooks, first: start.wrapping_add(before as u64), bytes }
     }

@@ -460,6 +460,20 @@ mod tests {
     }
 
     #[test]
+    fn without_a_handler_an_exception_is_fatal() {
+        let mut memory = Claims::new(RW, RX);
+        let hooks = Hooks { exception: None, ..Hooks::FOR_TESTS };
+        let switcher = Switcher::assemble(&Variant::REFERENCE, &hooks, &mut memory).unwrap();
+        let mut relocations = switcher.image().relocations().iter();
+        let jump = relocations.find(|it| it.symbol == HostSymbol::EXCEPTION).unwrap();
+        let at = jump.at as usize;
+        let field = switcher.linked().bytes()[at..at + 4].try_into().unwrap();
+        let next = switcher.base() + at as u64 + 4;
+        let target = next.wrapping_add_signed(i32::from_le_bytes(field).into());
+        assert_eq!(target, switcher.address(Label::Unhandled));
+    }
+
+    #[test]
     fn a_switcher_is_unloaded_unless_a_cpu_uses_it() {
         let mut memory = Claims::new(RW, RX);
         let switcher =

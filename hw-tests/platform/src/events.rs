@@ -115,6 +115,7 @@ hw_platform_event_stubs:
     .endm
 
     // RSP -> orig_ax, then the CPU's frame: RIP, CS, RFLAGS, RSP, SS.
+    .global hw_platform_event
 hw_platform_event:
     test    byte ptr [rsp + 16], 3      // CS
     jz      1f

@@ -1,5 +1,5 @@
-//! The hooks that a switcher's event entries call: for NMIs, for machine checks, and for faults
-//! after which the host cannot go on.
+//! The hooks that a switcher's event entries call, for NMIs, for machine checks, and for faults
+//! after which the host cannot go on; and the handler of what this kernel's own code raises.
 //!
 //! The hooks of a hypervisor would handle the event. These count it, and do what a test has asked
 //! for: send another NMI, set RF so that a breakpoint's instruction is executed, or end a call.
@@ -89,24 +89,12 @@ hw_platform_handler:
     pop     rax
     add     rsp, {iret_of_event}
     iretq
-    // The vector has the place of RDI.
-9:  pop     rax
-    push    rsi
-    push    rdx
-    push    rcx
-    push    rax
-    push    r8
-    push    r9
-    push    r10
-    push    r11
-    push    rbx
-    push    rbp
-    push    r12
-    push    r13
-    push    r14
-    push    r15
-    mov     rdi, rsp
-    jmp     8b
+    // As a stub of this kernel's own would have pushed it: the vector above the error code.
+9:  movzx   eax, byte ptr [rsp + 8 + {vector_of_event}]
+    mov     [rsp + 8 + {error_code_of_event} + 4], eax
+    pop     rax
+    lea     rsp, [rsp + {error_code_of_event}]
+    jmp     hw_platform_event
 "#,
     landing = sym LANDING,
     handled = sym HANDLED,
@@ -191,8 +179,8 @@ pub fn set_fatal_landing(hook: u64) {
     FATAL_LANDING.store(hook, Ordering::Release);
 }
 
-/// Lets the next exception of this kernel's own code go on at an address, once: see
-/// [`handled`].
+/// Where the address is to be stored at which the next exception of this kernel's own code goes on,
+/// once; without one, the exception ends the run.
 #[must_use]
 pub fn landing() -> *mut u64 {
     LANDING.as_ptr()

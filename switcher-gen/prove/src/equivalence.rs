@@ -50,7 +50,8 @@ pub(crate) fn compare_runs<D: Domain>(
     if let Some(EventContext { interrupted, .. }) = &world.event
         && one.hands_on()
     {
-        // Nor is what lies beside the one's code the other's.
+        // Code of another size ends elsewhere, too. So the interrupted RIP is in both, or in
+        // neither, and at the IRETQ of neither.
         let [first, second] = [one, other].map(|entry| is_in_code(d, entry, interrupted.rip));
         let agree = d.not(d.differ(first, second));
         world.assumptions.push(("it is in both, or in neither", agree));

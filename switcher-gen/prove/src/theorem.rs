@@ -219,7 +219,8 @@ impl Theorem {
         matches!(self, Self::NmiInRing0 | Self::McInRing0)
     }
 
-    /// Whether it ends in a hook that does not return.
+    /// Whether it ends in a hook that does not return, but for what is handed on: see
+    /// [`Entry::is_fatal`](crate::entry::Entry::is_fatal).
     pub(crate) const fn is_fatal(self) -> bool {
         matches!(
             self,

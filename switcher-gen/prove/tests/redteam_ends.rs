@@ -273,6 +273,12 @@ fn the_frame_of_an_exit_says_on_an_arm_nothing_that_a_guest_has_chosen() {
     // Another frame.
     wrong("", "\taddq\t$8, %rax\n");
     wrong("", "\tmovq\t%gs:TSS_SP0, %rax\n");
+    // Another region: the guest's RSP would be its reason.
+    for place in ["-0x40", "0"] {
+        wrong("", &format!("\trdgsbase\t%rax\n\tleaq\t{place}(%rax), %rax\n"));
+    }
+    wrong("", "\tleaq\t16(%rsp), %rax\n");
+    proved("nowhere", &own_exit("", "\txorl\t%eax, %eax\n"));
 }
 
 /// Of the per-CPU block, a guest has chosen nothing but its RSP.

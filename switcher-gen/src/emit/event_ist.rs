@@ -14,7 +14,8 @@
 //! and GS base are saved and restored exactly, whatever they are, so that no decision rests on the
 //! address that was interrupted, on RSP or on GS (rows 8 to 10). The host's GS base lies at the
 //! stack's top. The host's root is loaded if a guest is being run (host_rsp is not zero). Otherwise
-//! the host's code was interrupted, on a root of the host's. What must be restored is kept on the
+//! the host's code was interrupted, on a root of the host's. An LFENCE stands behind that choice: a
+//! wrong prediction must not call a hook on a guest's root. What must be restored is kept on the
 //! stack, so that no register tells a hook anything of what was interrupted (row 47). Mitigations
 //! stand around the hook as they do around the host: see `mitigations`. The fatal hook needs none,
 //! because no guest runs on this CPU any more.
@@ -110,6 +111,7 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; je    BYTE =>Label::FatalHook
         ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::host_cr3]
         ; mov   cr3, rcx
+        /// No code of the host's before it is certain that this is its root.
         ; =>Label::FatalHook
         ; lfence
     );

@@ -78,7 +78,8 @@ pub fn switcher<S: Sink>(a: &mut S, variant: &Variant) {
     a.dynamic_label(Label::RoutinesEnd);
     event_ist::emit(a, variant);
     event_stubs::emit(a, variant);
-    a.align(SIZE, FILLER); // The end is named, so it must not be the end of a section.
+    a.align(SIZE, FILLER);
+    // A trap follows, because what is named must not be the end of a section.
     a.dynamic_label(Label::End);
     asm!(a ; int3);
 }

@@ -274,7 +274,9 @@ fn goes_to_the_handler(host: &mut BareMetal<'_>) -> Ended {
     let mut entered = 0;
     for mode in [Mode::Smod, Mode::Umod] {
         let setup = setup(host, &mut rng, mode, PROBE);
-        RAISED.each_ref().map(|count| count.store(0, Ordering::Relaxed));
+        for count in &RAISED {
+            count.store(0, Ordering::Relaxed);
+        }
         // SAFETY: the call does what `checked_call` does; what it raises besides goes to the
         // handler, which returns to it.
         let outcome = unsafe { host.run_by(&setup, call_among_exceptions) };

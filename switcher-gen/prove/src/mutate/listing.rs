@@ -78,9 +78,9 @@ impl Listing {
                 let others = [Mnemonic::Iretq, Mnemonic::Sysretq, Mnemonic::Sysret];
                 kinds.contains(&last.flow_control()) || others.contains(&last.mnemonic())
             });
-            // What has a name has to be found again.
-            let is_named = target.extent.as_ref().is_some_and(|it| it.end == instruction.ip());
-            let is_filler = instruction.code() == Code::Int3 && !is_trap && !is_named;
+            // The end of an image has a name, so it has to be found again.
+            let is_end = target.ends_at(instruction.ip());
+            let is_filler = instruction.code() == Code::Int3 && !is_trap && !is_end;
             if !is_filler {
                 if last.is_none() {
                     starts.insert(instruction.ip());
@@ -109,9 +109,8 @@ impl Listing {
 
     /// Every mutant of one instruction.
     pub(crate) fn at(self: &Rc<Self>, index: usize) -> Vec<Mutant> {
-        let end = self.target.extent.as_ref().map(|extent| extent.end);
-        // The end of an image is not executed.
-        if end == Some(self.instructions[index].ip()) {
+        // The trap there is not executed.
+        if self.target.ends_at(self.instructions[index].ip()) {
             return Vec::new();
         }
         let mut found = vec![self.delete(index)];

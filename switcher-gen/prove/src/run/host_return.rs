@@ -42,10 +42,10 @@ pub(crate) fn left<D: Domain>(
     goals: &mut Goals<D>,
 ) -> HostReturn<D::Word> {
     let target = watch.entry.target;
-    let root = root(d, world, watch);
-    let World { machine, untraining, host_gs, .. } = world;
-    let rip = d.code_at(machine.rip);
+    let rip = d.code_at(world.machine.rip);
     let [untrain, thunk] = target.returns.map(|of_host| rip == Some(of_host) && of_host != 0);
+    let root = untrain.then(|| root(d, world, watch));
+    let World { machine, untraining, host_gs, .. } = world;
     // Other hosts have neither of the two.
     let Some(untraining) = untraining else { return HostReturn::Elsewhere };
     if !untrain && !thunk {
@@ -61,7 +61,7 @@ pub(crate) fn left<D: Domain>(
     machine.rip = value;
     machine.set(Gpr::Rsp, d.plus(rsp, 8));
     let is_back = d.code_at(value).is_some_and(|rip| target.program.contains(rip));
-    if untrain {
+    if let Some(root) = root {
         watch.untrain(d, goals, machine, [root, *host_gs]);
         let Untraining { registers: [rax, rcx, rdx], flags, below } = untraining;
         for (register, word) in [(Gpr::Rax, rax), (Gpr::Rcx, rcx), (Gpr::Rdx, rdx)] {

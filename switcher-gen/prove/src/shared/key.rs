@@ -93,9 +93,9 @@ pub(crate) struct Host<'a> {
     routines: Option<&'a Option<Range<u64>>>,
     /// Where the IRETQ to a guest is, if that is looked at.
     iretq: Option<Option<u64>>,
-    /// Where the code is, if it is looked at whether that was interrupted.
-    code: Option<&'a Range<u64>>,
-    extent: Option<&'a Option<Range<u64>>>,
+    /// Where the code is, and whether that is all of it, if it is looked at whether it was
+    /// interrupted.
+    code: Option<(&'a Range<u64>, bool)>,
 }
 
 /// What the entry has saved of the host.
@@ -150,8 +150,7 @@ pub(crate) fn host(d: &Symbolic, entry: Entry<'_>, saved: Option<&Saved<Symbolic
         parts: entry.stubs().iter().map(Alike::key).collect(),
         routines: theorem.keeps_blocking().then_some(&target.routines),
         iretq: theorem.is_of_iretq().then_some(target.iretq),
-        code: theorem.is_of_iretq().then(|| entry.code()),
-        extent: theorem.is_of_iretq().then_some(&target.extent),
+        code: theorem.is_of_iretq().then(|| (entry.code(), target.extent.is_some())),
     })
 }
 

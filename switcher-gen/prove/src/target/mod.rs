@@ -268,6 +268,11 @@ impl Target {
         Ok(overlap::check(self)?)
     }
 
+    /// Whether all that the code takes of memory ends at `address`.
+    pub(crate) fn ends_at(&self, address: u64) -> bool {
+        self.extent.as_ref().is_some_and(|extent| extent.end == address)
+    }
+
     /// Which of the host's hooks is at `address`.
     pub(crate) fn hook(&self, address: u64) -> Option<HostSymbol> {
         symbol_at(&HostSymbol::HOOKS, &self.hooks, address)

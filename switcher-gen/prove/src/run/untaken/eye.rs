@@ -322,9 +322,10 @@ impl<D: Domain> Eye<'_, '_, D> {
             self.strayed.stored(access.place, is_by_rsp, from);
             let is_shared = region.name == RegionName::Pvcs;
             let is_allowed = self.watch.may_store(region, access.place);
-            // Of the block, what is the guest's RSP is the guest's.
-            let is_own = name == RegionName::TssExtra && !self.watch.is_smod_rsp(state, access);
-            let is_hosts = !is_allowed || is_own;
+            // Of what routines store to the block, the host trusts all but the guest's RSP.
+            let is_of_block = name == RegionName::TssExtra;
+            let is_trusted = is_of_block && !self.watch.is_smod_rsp(state, access);
+            let is_hosts = !is_allowed || is_trusted;
             self.leaves(d, access.value, [is_shared, !is_shared && is_hosts]);
         }
         if !access.store && combines(self.op.kind) {

@@ -104,10 +104,11 @@ fn frame<D: Domain>(
         return;
     }
     let machine = &world.machine;
-    // If it points to a stack at all: what a number leads the host to, no guest has chosen.
+    // If it points to memory of the switcher's at all: there may be values of the guest's elsewhere
+    // too, such as `smod_rsp`. What a number leads the host to, no guest has chosen.
     let rax = machine.get(Gpr::Rax);
-    let is_stack = region_at(d, machine, rax).is_some_and(RegionName::is_stack);
-    let is_frame = !is_stack || d.distance(rax, world.frame_at) == Some(0);
+    let is_frame =
+        points_to(d, machine, rax).is_none() || d.distance(rax, world.frame_at) == Some(0);
     goals.add(obligation::UNTAKEN_MEMORY, d.bit(is_frame), Gpr::Rax.name());
     let is_handlers = matches!(watch.entry.theorem.start(), Start::Handler { .. });
     let of_event = world.event.as_ref().map(|context| {

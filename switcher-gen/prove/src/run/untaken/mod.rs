@@ -91,8 +91,7 @@ pub(crate) fn follow<D: Domain>(
         arms.reached.lines.extend(watch.barriers.lines());
     }
     (watch.trace, watch.barriers) = (path, barriers);
-    let found = goals.into_all();
-    (arms.reached, found, given_up)
+    (arms.reached, goals.into_all(), given_up)
 }
 
 /// Follows one arm to its end, or to where it splits.
