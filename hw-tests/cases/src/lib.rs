@@ -36,5 +36,5 @@ pub use case_host::{
 pub use compat::CompatSyscall;
 pub use expect::Expected;
 pub use list::all;
-pub use program::{PROBE, SYSCALL, SYSCALLS};
+pub use program::{PROBE, SYSCALL};
 pub use run::{Case, CaseEnd, CaseRun};

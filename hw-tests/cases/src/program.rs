@@ -11,7 +11,7 @@ pub(crate) const NOP_PROBE: &[u8] = program!(; nop ; ud2);
 /// SYSCALL; UD2.
 pub(crate) const SYSCALL_PROBE: &[u8] = program!(; syscall ; ud2);
 /// As many SYSCALLs as RBX says, and UD2.
-pub const SYSCALLS: &[u8] = program!(
+pub(crate) const SYSCALLS: &[u8] = program!(
     ; again:
     ; syscall
     ; dec rbx

@@ -3,6 +3,21 @@
 pub(crate) use hw_cases::{PROBE, SYSCALL};
 use switcher_gen::program;
 
+/// As many SYSCALLs as RBX says, and UD2. Before each, RCX is counted down from 1 to 64, by RBX: so
+/// the rounds differ in their number of instructions, and an emulator that runs a fixed number of
+/// them between two looks for an NMI looks at every place of the loop and of the switcher. What RCX
+/// has at first is counted down, too.
+pub(crate) const UNEVEN_SYSCALLS: &[u8] = program!(
+    ; again:
+    ; loop <again
+    ; syscall
+    ; mov ecx, ebx
+    ; and ecx, BYTE 63
+    ; inc ecx
+    ; dec rbx
+    ; jnz BYTE <again
+    ; ud2
+);
 /// MOV AL, [RDI].
 pub(crate) const LOAD: &[u8] = program!(; mov al, BYTE [rdi]);
 /// MOV [RDI], AL.

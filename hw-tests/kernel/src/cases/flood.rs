@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use hw_cases::{CaseHost, Expected, SYSCALLS, place};
+use hw_cases::{CaseHost, Expected, place};
 use hw_platform::memory::PAGE;
 use hw_platform::percpu::{self, Stack};
 use hw_platform::{events, hooks, smp};
@@ -17,7 +17,7 @@ use switcher_runtime::{Exit, Mode};
 
 use crate::bench::{Ended, HostCase};
 use crate::case_host::BareMetal;
-use crate::programs::{PROBE, SYSCALL};
+use crate::programs::{PROBE, SYSCALL, UNEVEN_SYSCALLS};
 use crate::setup::setup;
 
 pub(super) const CASES: &[HostCase] = &[
@@ -159,11 +159,15 @@ fn switch_under_nmis(
 ) -> Result<(), String> {
     let mut rng = fastrand::Rng::with_seed(10);
     for entry in 0..entries {
-        let mut setup =
-            setup(host, &mut rng, Mode::Umod, SYSCALLS).with(Mode::Smod, place::ERETU, SYSCALL);
+        let mut setup = setup(host, &mut rng, Mode::Umod, UNEVEN_SYSCALLS).with(
+            Mode::Smod,
+            place::ERETU,
+            SYSCALL,
+        );
         setup.smod_entry = place::ERETU;
         setup.regs.eflags = RFlags::GUEST_FIXED.bits();
         setup.regs.rbx = rounds;
+        setup.regs.rcx = 1;
         if !rsps.is_empty() {
             setup.regs.rsp = rsps[entry as usize % rsps.len()];
             setup.smod_rsp = rsps[(entry as usize + 1) % rsps.len()];
@@ -197,7 +201,7 @@ fn switch_under_nmis(
                     setup.smod_rsp = outcome.smod_rsp;
                 }
                 exit if exit == Expected::UD => {
-                    let at = place::UMOD_CODE + (SYSCALLS.len() - PROBE.len()) as u64;
+                    let at = place::UMOD_CODE + (UNEVEN_SYSCALLS.len() - PROBE.len()) as u64;
                     let gs_kept = outcome.gs_base == first.gs_base;
                     let pkru_kept = outcome.pkru == first.pkru;
                     if outcome.mode == Mode::Umod
