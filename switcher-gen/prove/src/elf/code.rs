@@ -167,9 +167,12 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
         if let Some(known) = area.relocations.get() {
             return Ok(known);
         }
-        let mut all =
-            if self.file.is_object() { self.file.relocations(area.section)? } else { Vec::new() };
-        all.retain(|relocation| relocation.kind != R_X86_64_NONE);
+        let mut all = Vec::new();
+        if self.file.is_object() {
+            for relocation in self.file.relocations(area.section)? {
+                all.extend(Some(relocation?).filter(|it| it.kind != R_X86_64_NONE));
+            }
+        }
         all.sort_by_key(|relocation| relocation.offset);
         let size = area.range.end - area.range.start;
         if let Some(outside) = all.last().filter(|last| last.offset >= size) {

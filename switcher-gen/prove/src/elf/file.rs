@@ -13,19 +13,20 @@ use object::elf::{
     SHT_GNU_VERDEF, SHT_GNU_VERNEED, SHT_GROUP, SHT_NOBITS, SHT_REL, SHT_RELA, SHT_SYMTAB,
     STB_LOCAL, STB_WEAK, STT_SECTION, SectionHeader64, Sym64, SymbolBind, SymbolType,
 };
-use object::read::elf::{FileHeader, ProgramHeader, Rel, Rela, SectionHeader, Sym, SymbolTable};
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym, SymbolTable};
 use object::read::{ReadCache, ReadRef, SectionIndex, SymbolIndex};
 
 use super::error::ReadError;
 use super::places::LIMIT;
 use super::relocation::Relocation;
+use super::relocation_table::relocations;
 use super::request::Request;
 
 /// The byte order, which [`read`](super::read()) has checked.
 pub(super) const E: Endianness = Endianness::Little;
 
 /// Where a file's bytes come from.
-pub(super) trait Contents<'data>: ReadRef<'data> {
+pub(super) trait Contents<'data>: ReadRef<'data> + 'data {
     /// Copies bytes without keeping any in memory.
     fn copy(self, offset: u64, to: &mut [u8]) -> Result<(), ()>;
 }
@@ -456,32 +457,19 @@ impl<'data, R: Contents<'data>> File<'data, R> {
     }
 
     /// What relocates a section of an object, in the file's order.
-    pub(super) fn relocations(&self, section: usize) -> Result<Vec<Relocation>, ReadError> {
-        let mut found = Vec::new();
-        for &by in self.relocated_by.get(&section).into_iter().flatten() {
-            let header = self.sections[by].header;
-            if header.sh_link(E) as usize != self.symbols.section().0 {
-                return Err(ReadError::RelocationTable { section: self.sections[by].text() });
-            }
-            if let Some((all, _)) = header.rela(E, self.data)? {
-                found.extend(all.iter().map(|rela| Relocation {
-                    offset: rela.r_offset(E),
-                    kind: rela.r_type(E, false),
-                    symbol: rela.r_sym(E, false) as usize,
-                    addend: Some(rela.r_addend(E)),
-                }));
-            } else if let Some((all, _)) = header.rel(E, self.data)? {
-                found.extend(all.iter().map(|rel| Relocation {
-                    offset: rel.r_offset(E),
-                    kind: rel.r_type(E),
-                    symbol: rel.r_sym(E) as usize,
-                    addend: None,
-                }));
-            } else {
-                return Err(ReadError::RelocationTable { section: self.sections[by].text() });
-            }
-        }
-        Ok(found)
+    pub(super) fn relocations(
+        &self,
+        section: usize,
+    ) -> Result<impl Iterator<Item = Result<Relocation, ReadError>> + use<'data, R>, ReadError>
+    {
+        let by = self.relocated_by.get(&section).into_iter().flatten();
+        let tables = by.map(|by| {
+            let table = &self.sections[*by];
+            let is_of_symbols = table.header.sh_link(E) as usize == self.symbols.section().0;
+            let entries = is_of_symbols.then(|| relocations(self.data, table)).flatten();
+            entries.ok_or_else(|| ReadError::RelocationTable { section: table.text() })
+        });
+        Ok(tables.collect::<Result<Vec<_>, _>>()?.into_iter().flatten())
     }
 
     /// What lies at a relocation's symbol: the section, and the offset in it without the addend.

@@ -66,6 +66,7 @@ mod reach;
 mod reached;
 mod read;
 mod relocation;
+mod relocation_table;
 mod request;
 mod segments;
 mod words;

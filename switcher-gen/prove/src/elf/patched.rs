@@ -320,6 +320,7 @@ fn in_object<'data, R: Contents<'data>>(
     let purpose = part.purpose;
     let is_code = code.file.sections[number].is_code();
     for relocation in code.file.relocations(number)? {
+        let relocation = relocation?;
         if !part.range.contains(&relocation.offset) && purpose != Purpose::Code {
             continue;
         }

@@ -20,8 +20,8 @@ pub(super) struct Table {
     places: Vec<(usize, u64)>,
     /// What relocated fields of 64 bits name, by offset, and the lowest two bits of it.
     named: Vec<(usize, (Named, u64))>,
-    /// The offsets of all fields that something relocates.
-    relocated: Vec<usize>,
+    /// The offsets of all fields that something relocates, in ascending order.
+    relocated: Vec<u32>,
     /// The address of the first byte, of a linked file.
     address: Option<u64>,
 }
@@ -54,12 +54,15 @@ impl Table {
         let truncated = |()| ReadError::Truncated { section: section.text() };
         code.file.data.copy(section.offset(), &mut bytes).map_err(truncated)?;
         let (mut places, mut named, mut relocated) = (Vec::new(), Vec::new(), Vec::new());
-        let relocations = match code.file.is_object() {
-            true => code.file.relocations(number)?,
-            false => Vec::new(),
-        };
-        for relocation in relocations {
-            relocated.push(relocation.offset as usize);
+        let is_object = code.file.is_object();
+        let relocations = is_object.then(|| code.file.relocations(number)).transpose()?;
+        for relocation in relocations.into_iter().flatten() {
+            let relocation = relocation?;
+            // What changes something else than this section is no part of a table.
+            match u32::try_from(relocation.offset) {
+                Ok(offset) if relocation.offset < section.size => relocated.push(offset),
+                _ => return Ok(None),
+            }
             if relocation.kind == R_X86_64_PC64 && relocation.symbol != 0 {
                 let symbol = code.file.symbol_by_index(relocation.symbol)?;
                 let by = symbol.value.wrapping_add_signed(relocation.addend.unwrap_or_default());
@@ -86,9 +89,10 @@ impl Table {
             let place = start.wrapping_add(value).wrapping_add_signed(by);
             places.push((relocation.offset as usize, place));
         }
+        relocated.sort_unstable();
         places.sort_unstable();
         named.sort_by_key(|(at, _)| *at);
-        let (name, is_object) = (section.text(), code.file.is_object());
+        let name = section.text();
         let address = (!is_object).then_some(section.address);
         Ok(Some(Self { section: number, name, bytes, places, named, relocated, address }))
     }
@@ -141,11 +145,13 @@ impl Table {
         others: &[usize],
     ) -> Option<impl Iterator<Item = usize> + use<>> {
         let length = self.bytes.len();
-        let mut relocated = self.relocated.clone();
-        relocated.sort_unstable();
-        let is_once = relocated.windows(2).all(|two| two[0] != two[1]);
-        let is_field = |at: &usize| fields.contains(&(at % size)) || others.contains(&(at % size));
-        let is_table = length.is_multiple_of(size) && is_once && relocated.iter().all(is_field);
+        let is_once = self.relocated.windows(2).all(|two| two[0] != two[1]);
+        let is_field = |at: &u32| {
+            let field = *at as usize % size;
+            fields.contains(&field) || others.contains(&field)
+        };
+        let is_table =
+            length.is_multiple_of(size) && is_once && self.relocated.iter().all(is_field);
         is_table.then(|| (0..length).step_by(size))
     }
 }
