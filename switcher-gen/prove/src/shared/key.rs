@@ -297,6 +297,7 @@ pub(crate) fn depends_on_place<D: Domain>(entry: Entry<'_>, run: &Run<D>) -> boo
     let before_last = run.trace.split_last().map_or(&[][..], |(_, before)| before);
     run.reads_code
         || run.untaken.of_place
+        || run.untaken.have_met
         || asks_for_more(entry, run)
         || before_last.iter().any(returns)
         || !run.trace.iter().chain(&run.untaken.at).all(|at| entry.reaches(*at))

@@ -9,8 +9,9 @@
 //! A proof also holds of code that is the same in all that the proof has **executed**, a
 //! [`TraceShape`]: every run of it is a run of the other code, too, with other addresses. What a
 //! call pushes may differ, then, if it is seen at proof time that nothing but its RET has read it;
-//! any other address that becomes a value must be the same number. What was not executed does not
-//! matter.
+//! any other address that becomes a value must be the same number. Where an arm makes something of
+//! two addresses, each must be the same, what calls and INTs push among them. What was not executed
+//! does not matter.
 
 pub(crate) mod key;
 pub(crate) mod shape;

@@ -21,6 +21,8 @@ pub(crate) struct Executed {
     lines: BTreeSet<u64>,
     /// Where a run has gone, and not only an arm that it has not taken.
     taken: BTreeSet<u64>,
+    /// Whether an arm makes something of two addresses of the code.
+    have_met: bool,
     /// Whether some run makes more of an address than [`TraceShape`] can tell.
     is_of_place: bool,
 }
@@ -32,6 +34,7 @@ impl Executed {
         self.at.extend(run.trace.iter().chain(&run.untaken.at));
         self.lines.extend(&run.lines);
         self.taken.extend(&run.trace);
+        self.have_met |= run.untaken.have_met;
         // A RET in code that has none as a rule is asked for mitigations that [`judged`] leaves
         // out, of this variant or of another that would get its proof.
         const EVERY: Mitigations = Mitigations {
@@ -109,6 +112,31 @@ pub(crate) struct TraceShape {
     /// it, and an arm neither goes there nor makes anything of two such values. That it is one of
     /// the code's may matter.
     free: Vec<bool>,
+    /// Where an arm makes something of two addresses of the code: those that become values besides
+    /// what instructions name.
+    met: Option<Met>,
+}
+
+/// Addresses of the code that it can make values without naming them.
+#[derive(Debug, PartialEq, Eq)]
+struct Met {
+    /// What calls and INTs push, by the number of the instruction.
+    pushed: Vec<Option<u64>>,
+    /// What MSRs hold, and what the hardware pushes.
+    entries: [Option<u64>; 3],
+}
+
+impl Met {
+    /// Those of a target, of instructions at these addresses.
+    fn of(target: &Target, at: impl Iterator<Item = u64>) -> Self {
+        let pushed = |at| {
+            let i = target.program.instruction(at);
+            matches!(i.flow_control(), FlowControl::Call | FlowControl::Interrupt)
+                .then(|| i.next_ip())
+        };
+        let entries = [Some(target.syscall_64), target.syscall_compat, target.iretq];
+        Self { pushed: at.map(pushed).collect(), entries }
+    }
 }
 
 /// What an instruction looks like without the address that LEA makes a value.
@@ -123,7 +151,7 @@ impl TraceShape {
         let at: Vec<u64> = executed.at.iter().copied().collect();
         let number = |address: u64| at.binary_search(&address).ok();
         let follow = |at: u64| successors(entry, at).map(|to| to.and_then(number));
-        let is_free = |at: &u64| !executed.taken.contains(at);
+        let is_free = |at: &u64| !executed.taken.contains(at) && !executed.have_met;
         let free = at.iter().map(is_free).collect();
         let looks = |at: u64| {
             let looks = looks(target, at, executed.lines.contains(&at));
@@ -131,7 +159,8 @@ impl TraceShape {
         };
         let instructions = at.iter().map(|at| (looks(*at), follow(*at))).collect();
         let first = entry.addresses().iter().map(|at| number(*at)).collect::<Option<_>>()?;
-        let shape = Self { first, instructions, free };
+        let met = executed.have_met.then(|| Met::of(target, at.iter().copied()));
+        let shape = Self { first, instructions, free, met };
         // An instruction might be executed that nothing leads to: then it is not found.
         (!executed.is_of_place && shape.is_of(entry)).then_some(shape)
     }
@@ -172,6 +201,7 @@ impl TraceShape {
                 }
             }
         }
-        places.iter().all(Option::is_some)
+        let Some(places) = places.into_iter().collect::<Option<Vec<u64>>>() else { return false };
+        self.met.as_ref().is_none_or(|met| *met == Met::of(target, places.into_iter()))
     }
 }

@@ -25,9 +25,12 @@ pub struct Untaken {
     pub executed: usize,
     /// The branches that must stay in their cache line for what was shown.
     pub lines: BTreeSet<u64>,
-    /// Whether it may matter how far addresses of the code are from each other: a RET has led to
-    /// what no call of the code's has pushed, or something was made of two of them.
+    /// Whether it may matter where the code lies: a RET has led to what no call of the code's has
+    /// pushed.
     pub of_place: bool,
+    /// Whether it may matter how far addresses of the code are from each other: something was made
+    /// of two of them.
+    pub have_met: bool,
 }
 
 /// What an arm has done, and the path before it, besides what [`Barriers`] say.

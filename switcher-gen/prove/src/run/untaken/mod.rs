@@ -227,7 +227,7 @@ fn one<D: Domain>(
             eye.strayed.set_rsp();
         }
         let (is_over, settled_by) = (eye.is_over, std::mem::take(&mut eye.settled_by));
-        arms.reached.of_place |= eye.places > 1;
+        arms.reached.have_met |= eye.places > 1;
         if is_over {
             return Ok(());
         }
