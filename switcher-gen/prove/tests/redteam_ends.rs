@@ -278,7 +278,63 @@ fn the_frame_of_an_exit_says_on_an_arm_nothing_that_a_guest_has_chosen() {
         wrong("", &format!("\trdgsbase\t%rax\n\tleaq\t{place}(%rax), %rax\n"));
     }
     wrong("", "\tleaq\t16(%rsp), %rax\n");
+    // A part of the frame's address, or one that is made of it: a register of the guest's would be
+    // its reason.
+    for code in [
+        "andq\t$-256, %rax",
+        "orq\t$0x80, %rax",
+        "xorq\t$0x20, %rax",
+        "movb\t$0, %al",
+        "addb\t$0x20, %al",
+        "movw\t$0, %ax",
+        "addl\t$0x20, %eax",
+        "btsq\t$5, %rax",
+        "negq\t%rax",
+        "leaq\t(%rax,%rdx), %rax",
+        "shrq\t$12, %rax\n\tshlq\t$12, %rax",
+        "xorl\t%edx, %edx\n\ttestb\t$1, %dl\n\tcmovzq\t%rsp, %rax",
+        "rdgsbase\t%rax\n\torq\t$0x80, %rax",
+    ] {
+        wrong("", &format!("\t{code}\n"));
+    }
     proved("nowhere", &own_exit("", "\txorl\t%eax, %eax\n"));
+}
+
+/// Where an arm returns before there is a frame, too.
+#[test]
+fn an_arm_of_the_entry_names_no_memory_of_the_switchers() {
+    let arm = |code: &str| {
+        let code = format!("{ENTER}{}\tjmp\t8f\n9:\t{code}\n\tret\n\tint3\n8:\n", NEVER[0]);
+        target(INTEL, &[(ENTER, &code)])
+    };
+    proved("the caller's", &arm("nop"));
+    proved("a number", &arm("movl\t$7, %eax"));
+    for code in [
+        "rdgsbase\t%rax\n\taddq\t$0x7C, %rax",
+        "movq\t%gs:TSS_SP0, %rax",
+        "movq\t%gs:TSS_SP0, %rax\n\tsubq\t$PT_REGS_SIZE, %rax",
+        "movq\t%gs:TSS_SP0, %rax\n\tandq\t$-256, %rax",
+    ] {
+        refuted(code, &arm(code), "untaken-memory");
+    }
+}
+
+/// A register that the host pops, or a field that it trusts, would point to a guest's registers.
+#[test]
+fn an_arm_leaves_no_address_of_the_guests_registers_to_the_host() {
+    for (place, obligation) in [
+        // What is popped, and what lies above it.
+        ("8(%rsp)", "exit-scratch"),
+        ("0x28(%rsp)", "exit-scratch"),
+        ("0x38(%rsp)", "untaken-memory"),
+        ("%gs:HOST_RSP", "untaken-memory"),
+        ("%gs:PVCS", "untaken-memory"),
+    ] {
+        for value in ["", "\taddq\t$8, %rcx\n", "\tandq\t$-256, %rcx\n"] {
+            let code = format!("\tmovq\t%rax, %rcx\n{value}\tmovq\t%rcx, {place}\n");
+            refuted(&code, &own_exit("", &code), obligation);
+        }
+    }
 }
 
 /// Of the per-CPU block, a guest has chosen nothing but its RSP.

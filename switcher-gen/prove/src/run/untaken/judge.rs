@@ -6,7 +6,7 @@ use crate::goal::Goals;
 use crate::layouts::ExtraField;
 use crate::obligation;
 use crate::run::arms::memory::Strayed;
-use crate::run::arms::points::{To, points_to};
+use crate::run::arms::points::{To, is_of_address, is_of_frame, points_to};
 use crate::run::events::untold;
 use crate::run::host_return;
 use crate::run::origins::is_a_leak;
@@ -84,7 +84,9 @@ pub(crate) fn at_caller<D: Domain>(
     let all = Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp);
     for register in all.filter(|register| !is_any(*register)) {
         let word = machine.get(register);
-        let is_free = !steers_the_host(d, word);
+        // RAX is to point to the frame: see above.
+        let is_address = register != Gpr::Rax && is_of_frame(d, machine, word);
+        let is_free = !is_address && !steers_the_host(d, word);
         goals.add(obligation::EXIT_SCRATCH, d.bit(is_free), register.name());
     }
 }
@@ -99,17 +101,19 @@ fn frame<D: Domain>(
     goals: &mut Goals<D>,
     strayed: &Strayed,
 ) {
+    let machine = &world.machine;
+    // Where else it points to, or what a part of its address leads to, may hold values of the
+    // guest's, such as `smod_rsp` or a register. What a number leads the host to, no guest has
+    // chosen.
+    let rax = machine.get(Gpr::Rax);
     // What is called has no frame yet.
-    if watch.entry.theorem == Theorem::EnterGuest {
+    let is_called = watch.entry.theorem == Theorem::EnterGuest;
+    let is_at_frame = !is_called && d.distance(rax, world.frame_at) == Some(0);
+    let is_frame = is_at_frame || !is_of_address(d, machine, rax);
+    goals.add(obligation::UNTAKEN_MEMORY, d.bit(is_frame), Gpr::Rax.name());
+    if is_called {
         return;
     }
-    let machine = &world.machine;
-    // If it points to memory of the switcher's at all: there may be values of the guest's elsewhere
-    // too, such as `smod_rsp`. What a number leads the host to, no guest has chosen.
-    let rax = machine.get(Gpr::Rax);
-    let is_frame =
-        points_to(d, machine, rax).is_none() || d.distance(rax, world.frame_at) == Some(0);
-    goals.add(obligation::UNTAKEN_MEMORY, d.bit(is_frame), Gpr::Rax.name());
     let is_handlers = matches!(watch.entry.theorem.start(), Start::Handler { .. });
     let of_event = world.event.as_ref().map(|context| {
         let EventContext { event, guest, .. } = context;
