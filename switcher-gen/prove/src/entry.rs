@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use crate::gate::TargetGate;
 use crate::stubs::{Alike, Stubs};
 use crate::target::Target;
-use crate::theorem::{Theorem, Whose};
+use crate::theorem::Theorem;
 use switcher_gen::arch::vector;
 use switcher_gen::asm::HostSymbol;
 
@@ -24,7 +24,7 @@ pub struct EntryPoints<'t> {
     named: BTreeMap<Theorem, OnceLock<BTreeSet<u64>>>,
     /// Its first gate of each vector, by its place among the gates.
     gates: Vec<Option<usize>>,
-    /// Whether its event entries jump to the host's handler of exceptions, once somebody has asked.
+    /// What [`hand_on`](Self::hand_on) says, once somebody has asked.
     hands_on: OnceLock<bool>,
     /// Where its code is, once somebody has asked.
     code: OnceLock<Range<u64>>,
@@ -93,6 +93,20 @@ impl<'t> EntryPoints<'t> {
         }
     }
 
+    /// Whether its event entries jump to the host's handler of exceptions.
+    fn hand_on(&self) -> bool {
+        let is_to_handler = |at: &u64| {
+            let to = self.target.program.instruction(*at).near_branch_target();
+            self.target.hook(to) == Some(HostSymbol::EXCEPTION)
+        };
+        let jump = || {
+            let theorems = Theorem::EVENTS.into_iter().filter(|theorem| theorem.is_elsewhere());
+            let mut all = theorems.map(|theorem| self.entry(theorem));
+            all.any(|entry| entry.reached().any(|at| is_to_handler(&at)))
+        };
+        *self.hands_on.get_or_init(jump)
+    }
+
     /// The entry point of a theorem.
     #[must_use]
     pub fn entry(&self, theorem: Theorem) -> Entry<'_> {
@@ -128,16 +142,13 @@ impl<'a> Entry<'a> {
 
     /// Whether it may hand on to the host what the host's own code has raised.
     pub(crate) fn hands_on(self) -> bool {
-        let is_to_handler = |at: &u64| {
-            let to = self.target.program.instruction(*at).near_branch_target();
-            self.target.hook(to) == Some(HostSymbol::EXCEPTION)
-        };
-        let jumps = || {
-            let all = self.addresses().iter().flat_map(|address| self.reached_from(*address));
-            all.into_iter().any(is_to_handler)
-        };
-        matches!(self.theorem.event(), Some((_, Whose::Elsewhere)))
-            && *self.points.hands_on.get_or_init(jumps)
+        self.theorem.is_elsewhere() && self.points.hand_on()
+    }
+
+    /// Whether all that is executed has to be where [`code`](Self::code) says: an exception there
+    /// would be handed on to the host otherwise, with a guest's RSP, root or GS base.
+    pub(crate) fn is_confined(self) -> bool {
+        self.target.extent.is_none() && self.points.hand_on()
     }
 
     /// Where the target's code is: of an image, all of it; of others' code, from the first

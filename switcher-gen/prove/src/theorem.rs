@@ -204,6 +204,11 @@ impl Theorem {
         matches!(self.event(), Some((_, Whose::Iretq | Whose::Elsewhere | Whose::AtIretq)))
     }
 
+    /// Whether it is about what has interrupted ring 0 somewhere.
+    pub(crate) const fn is_elsewhere(self) -> bool {
+        matches!(self.event(), Some((_, Whose::Elsewhere)))
+    }
+
     /// Whether it is about event entries.
     pub(crate) const fn is_of_events(self) -> bool {
         matches!(self, Self::Gates) || self.event().is_some()

@@ -703,6 +703,36 @@ fn what_has_interrupted_the_image_is_not_handed_on() {
     refused(&other, 38, "hook");
 }
 
+/// What others' event entries tell from the host's code has to be all that is executed: an exception
+/// of the rest would come to the host with a guest's RSP.
+#[test]
+fn what_is_executed_lies_where_the_event_entries_say() {
+    let ours = Ours::new("intel-4level");
+    let mut others = ours.target.clone();
+    others.extent = None;
+    proved(&others);
+    // Only an IRETQ and a RET lead there, and nothing that is known to be executed lies behind it.
+    let filler = ours.at(Label::End) - 16;
+    let on_sp0 = ours.at(Label::EventOnSp0);
+    let mut lea = ours.at(Label::RoutinesEnd);
+    let names = |at: u64| others.program.instruction(at).ip_rel_memory_address() == on_sp0;
+    while others.program.instruction(lea).code() != Code::Lea_r64_m || !names(lea) {
+        lea = others.program.instruction(lea).next_ip();
+    }
+    let distance = |to: u64, next: u64| (to.wrapping_sub(next) as i32).to_le_bytes();
+    let next = others.program.instruction(lea).next_ip();
+    others.program.patch(next - 4, &distance(filler, next));
+    let jump = [&[0xE9][..], &distance(on_sp0, filler + 5)].concat();
+    others.program.patch(filler, &jump);
+    for window in others.windows.values_mut() {
+        window.push(filler..filler + 5);
+    }
+    refused(&others, 38, "handed-on");
+    // Where all memory that the entries take for the code's is known, it is part of that.
+    others.extent = ours.target.extent.clone();
+    proved(&others);
+}
+
 /// A guest's event may be predicted to be one of ring 0.
 #[test]
 fn nothing_is_handed_on_before_it_is_certain_whose_it_is() {

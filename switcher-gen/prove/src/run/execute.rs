@@ -1,6 +1,8 @@
 //! The one loop: from the first instruction of a routine, or from the event that an entry is for,
 //! to wherever that ends.
 
+use std::ops::Range;
+
 use crate::bad_code::BadCode;
 use crate::contract::Clauses;
 use crate::entry::Entry;
@@ -63,6 +65,14 @@ pub(crate) fn execute<D: Domain>(
         let at = d.code_at(world.machine.rip).unwrap_or_default();
         let op = target.program.at(at).and_then(Result::ok);
         watch.lost.lose(d, watch.entry, &mut world.machine, at);
+        if op.is_some() && watch.entry.is_confined() && !watch.entry.code().contains(&at) {
+            let Range { start, end } = watch.entry.code();
+            let text = format!(
+                "at {at:#x}, which no direct jump leads to and which lies outside of the code that event entries tell \
+                 from the host's: {start:#x} to {end:#x}"
+            );
+            return Ok(End::broken(obligation::HANDED_ON, text, "RIP"));
+        }
         // The IRETQ of a routine leads to a guest. That of an event stays in ring 0, and is
         // executed like any instruction.
         if entered.is_none() && op.is_some_and(Op::is_iretq) {

@@ -94,7 +94,7 @@ pub(crate) struct Host<'a> {
     /// Where the IRETQ to a guest is, if that is looked at.
     iretq: Option<Option<u64>>,
     /// Where the code is, and whether that is all of it, if it is looked at whether it was
-    /// interrupted.
+    /// interrupted, or whether what is executed is there.
     code: Option<(&'a Range<u64>, bool)>,
 }
 
@@ -150,7 +150,8 @@ pub(crate) fn host(d: &Symbolic, entry: Entry<'_>, saved: Option<&Saved<Symbolic
         parts: entry.stubs().iter().map(Alike::key).collect(),
         routines: theorem.keeps_blocking().then_some(&target.routines),
         iretq: theorem.is_of_iretq().then_some(target.iretq),
-        code: theorem.is_of_iretq().then(|| (entry.code(), target.extent.is_some())),
+        code: (theorem.is_of_iretq() || entry.is_confined())
+            .then(|| (entry.code(), target.extent.is_some())),
     })
 }
 
