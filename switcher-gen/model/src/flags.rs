@@ -80,14 +80,28 @@ impl<D: Domain> Flags<D> {
     }
 
     /// The words that the arithmetic flags are computed from.
-    pub fn made_of(&self) -> [D::Word; 4] {
-        let others = self.others;
+    pub fn made_of(&self) -> [D::Word; 3] {
         match self.arithmetic {
-            Arithmetic::Stored(word) => [word, word, word, others],
+            Arithmetic::Stored(word) => [word; 3],
             Arithmetic::Add { a, b, result, .. }
             | Arithmetic::Sub { a, b, result, .. }
-            | Arithmetic::Logic { a, b, result, .. } => [a, b, result, others],
+            | Arithmetic::Logic { a, b, result, .. } => [a, b, result],
         }
+    }
+
+    /// All other flags at their places. The arithmetic flags are zero in this word.
+    pub fn others(&self) -> D::Word {
+        self.others
+    }
+
+    /// These flags with the arithmetic ones of a value of RFLAGS.
+    pub fn with_arithmetic(self, value: D::Word) -> Self {
+        Self { arithmetic: Arithmetic::Stored(value), ..self }
+    }
+
+    /// These flags with all but the arithmetic ones of a value of RFLAGS.
+    pub fn with_others(self, d: &D, value: D::Word) -> Self {
+        Self { others: d.mask(value, !ARITHMETIC), ..self }
     }
 
     /// Whether the arithmetic flags of both are computed in the same way.

@@ -336,3 +336,19 @@ fn a_function_is_called_by_way_of_the_plt() {
     assert!(found.iter().all(|(_, found)| found == "proved"), "{found:#?}");
     assert!(stub.contains("PLT") && stub.contains("-Bsymbolic"), "{stub}");
 }
+
+/// What a comparison is of says nothing of DF and AC, also where two states are joined.
+#[test]
+fn branches_on_a_guests_register_leave_df_and_ac_alone() {
+    const END: &str = "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\tret\n\tud2\n";
+    let branches = |count: usize, last: &str| {
+        let one = |bit| format!("\ttestl\t${}, %r15d\n\tje\t9f\n\tincq\t%rcx\n9:\n", 1 << bit);
+        let all: String = (0..count).map(one).collect();
+        changed(&[(END, &format!("{all}\txorl\t%ecx, %ecx\n{last}{END}"))])
+    };
+    come_to([
+        ("two", branches(2, ""), "proved"),
+        ("six", branches(6, ""), "proved"),
+        ("the guest's", branches(2, "\tpushq\t%r15\n\tpopfq\n"), "ring-0-flags"),
+    ]);
+}

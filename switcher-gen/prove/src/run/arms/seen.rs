@@ -12,7 +12,7 @@ use crate::run::arms::points::{To, is_counted, origins, points_to, stays};
 use crate::run::arms::{Arm, Arms, SoFar, copy};
 use crate::run::barriers::{Barriers, Pushed};
 use crate::target::Target;
-use switcher_model::{Domain, Flags, Gpr, Msrs, Origin, Place, State as Machine};
+use switcher_model::{Domain, Gpr, Msrs, Origin, Place, State as Machine};
 
 /// How many states of a kind are told apart at one place.
 const EXACT: usize = 1;
@@ -66,7 +66,10 @@ impl Traits {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Forgotten {
     words: [Origins; WORDS],
+    /// The arithmetic flags.
     flags: Origins,
+    /// All other flags: what a comparison has been of says nothing of DF and AC.
+    other_flags: Origins,
     /// By region and index of the chunk.
     cells: BTreeMap<(usize, usize), Origins>,
     /// What may lie anywhere.
@@ -268,11 +271,13 @@ impl<D: Domain> Seen<D> {
         let state = here.state;
         let deeper = self.deeper(d, here, target);
         let is_rsp = |slot| deeper.is_some() && slot == Gpr::Rsp as usize;
-        let Forgotten { flags, strayed: known, .. } = &self.forgotten;
+        let Forgotten { flags, other_flags, strayed: known, .. } = &self.forgotten;
         let mut all = words(&self.state).into_iter().zip(words(state)).enumerate();
         let are_flags = || {
-            let fits = |word| is_fit(*flags, Origins::of(d, word));
-            self.state.flags.is_same(&state.flags) || state.flags.made_of().into_iter().all(fits)
+            let fits = |set: &Origins, word| is_fit(*set, Origins::of(d, word));
+            let (had, has) = (&self.state.flags, &state.flags);
+            (had.is_same(has) || has.made_of().into_iter().all(|word| fits(flags, word)))
+                && (had.others() == has.others() || fits(other_flags, has.others()))
         };
         let is_toggled =
             || toggled(d, &self.state).is_none_or(|own| toggled(d, state) == Some(own));
@@ -336,12 +341,20 @@ impl<D: Domain> Seen<D> {
             }
         }
         set_words(&mut joined, all);
-        if !joined.flags.is_same(&state.flags) {
-            let made_of: Vec<_> =
-                state.flags.made_of().into_iter().chain(joined.flags.made_of()).collect();
-            let all = made_of.iter().map(|word| Origins::of(d, *word));
-            self.forgotten.flags = all.fold(self.forgotten.flags.and(Origins::CODE), Origins::and);
-            joined.flags = Flags::new(d, d.forgotten(&made_of));
+        let (had, has) = (joined.flags, &state.flags);
+        let add = |set: &mut Origins, words: &[D::Word]| {
+            let all = words.iter().map(|word| Origins::of(d, *word));
+            *set = all.fold(set.and(Origins::CODE), Origins::and);
+        };
+        if !had.is_same(has) {
+            let made_of: Vec<_> = has.made_of().into_iter().chain(had.made_of()).collect();
+            add(&mut self.forgotten.flags, &made_of);
+            joined.flags = joined.flags.with_arithmetic(d.forgotten(&made_of));
+        }
+        if had.others() != has.others() {
+            let others = [has.others(), had.others()];
+            add(&mut self.forgotten.other_flags, &others);
+            joined.flags = joined.flags.with_others(d, d.forgotten(&others));
         }
         let others = other_chunks(&self.state, state);
         let is_known = |at: &(usize, usize)| {
