@@ -332,6 +332,24 @@ pub enum ReadError {
         /// What happens there.
         how: &'static str,
     },
+    /// A table says that what is in front of the place that it names may be changed.
+    #[error(
+        "`{section}` names a place at most {bytes} bytes after {at}, which is reached: {how}, so that \
+         other bytes may run than are in the file; put {bytes} bytes of INT3 in front of that place, or \
+         take its entry out of the table{or}"
+    )]
+    Before {
+        /// The table.
+        section: String,
+        /// The code in front of what it names.
+        at: PlaceInFile,
+        /// What happens there.
+        how: &'static str,
+        /// How far that reaches.
+        bytes: u64,
+        /// What may be said instead, if anything.
+        or: &'static str,
+    },
     /// Several images are possible, and one is asked for.
     #[error(
         "what runs depends on what the kernel finds when it boots: `{}`, `{}` or others; choose one \

@@ -6,6 +6,7 @@
 //! | `request` | what is asked of a file: names that are not ours, and addresses of data |
 //! | `per_cpu` | what is reached through GS: data of which each CPU has a copy |
 //! | `data` | where that lies, by its names |
+//! | `front` | what is changed in front of what a table names |
 //! | `foreign` | what is read of a file: its code as it lies in memory, and what is assumed of it |
 //! | `places` | where things lie, and how much of them there may be |
 //! | `gate` | what is said of an IDT that leads to its symbols |
@@ -47,6 +48,7 @@ mod exports;
 mod features;
 mod file;
 mod foreign;
+mod front;
 mod gate;
 mod idt;
 mod labels;

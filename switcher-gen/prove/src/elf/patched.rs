@@ -23,7 +23,8 @@ use super::code::{Area, FileCode};
 use super::dynamic::{Applied, Loaded};
 use super::error::ReadError;
 use super::file::{Contents, File, Section};
-use super::lengths::Lengths;
+use super::front;
+use super::lengths::{Extent, Lengths};
 use super::notes::{self, Part};
 use super::places::PlaceInFile;
 use super::purpose::Purpose;
@@ -49,6 +50,8 @@ pub(super) struct Tables {
     pub(super) chance: Vec<String>,
     /// Tables with numbers that would be places in the code if they were counted from its start.
     pub(super) numbers: Vec<String>,
+    /// Whether something was taken because it was said that the kernel has no FineIBT.
+    pub(super) is_without_fine_ibt: bool,
     /// Sections of code that were not looked through for tables.
     pub(super) unsearched: Vec<String>,
 }
@@ -173,12 +176,13 @@ fn relocated<'data, R: Contents<'data>>(
     /// The largest length that an entry of a table can state.
     const MOST: u64 = 0xFFFF;
     let home_range = reached.home.start..=reached.home.end;
+    let is_close = |at| reached.first(at, MOST).is_some() || reached.front(at, MOST).is_some();
     let mut purposes = HashMap::new();
     let mut known = HashSet::new();
     for table in &loaded.dynamic.tables {
         table.each(code.file, &mut |relocation: Applied| {
-            let named = names(code.file, &relocation)
-                .filter(|at| home_range.contains(at) || reached.first(*at, MOST).is_some());
+            let named =
+                names(code.file, &relocation).filter(|at| home_range.contains(at) || is_close(*at));
             for address in named {
                 let number = section_at(relocation.at);
                 let (purpose, lengths) = purposes.entry(number).or_insert_with(|| {
@@ -194,20 +198,24 @@ fn relocated<'data, R: Contents<'data>>(
                     let is_there = at.is_some_and(|at| code.file.data.copy(at, &mut byte).is_ok());
                     if is_there { byte[0].into() } else { 0 }
                 };
-                let length = lengths.of_entry(relocation.width(), byte);
+                let extent = lengths.of_entry(relocation.width(), byte);
                 let (purpose, is_distance) = (*purpose, relocation.is_relative());
-                let found = match reached.matters(purpose, address, length, is_distance) {
+                let found = match reached.matters(purpose, address, extent, is_distance) {
                     Named::Nothing => continue,
                     Named::Beside => TableContents { is_beside: true, ..TableContents::default() },
                     Named::Pointer => {
                         TableContents { pointer: Some(address), ..TableContents::default() }
+                    }
+                    Named::Front(front) => {
+                        TableContents { front: Some(front), ..TableContents::default() }
                     }
                     Named::Site(site) => {
                         TableContents { site: Some(site), ..TableContents::default() }
                     }
                 };
                 // Only one finding of each kind is reported.
-                if known.insert((number, found.site.is_some(), found.is_beside)) {
+                let kind = (found.site.is_some(), found.front.is_some(), found.is_beside);
+                if known.insert((number, kind)) {
                     let name = number.map(|number| code.file.sections[number].text());
                     let name =
                         name.unwrap_or_else(|| format!("the memory at {:#x}", relocation.at));
@@ -280,6 +288,9 @@ impl Tables {
         let at = |address: u64| code.place(code.area(address).unwrap_or(home), address);
         let name = || section.to_owned();
         let is_unknown = purpose == Purpose::Unknown;
+        if let Some(front) = found.front.filter(|_| found.site.is_none()) {
+            self.is_without_fine_ibt |= front::check(code, section, at(front))?;
+        }
         match (purpose, found.site) {
             (Purpose::Patches(how), Some(site)) => {
                 return Err(ReadError::Patched { section: name(), at: at(site), how });
@@ -352,15 +363,18 @@ fn in_object<'data, R: Contents<'data>>(
         {
             continue;
         }
-        let length = length(code, number, &relocation, &part.lengths);
+        let extent = extent(code, number, &relocation, &part.lengths);
         let by_name = (!is_section).then_some(symbol);
         let is_relative = relocation.is_relative();
         let from_start = Some(from_start).filter(|_| is_relative && relocation.offset > 0);
         let (mut is_pointer, mut is_beside) = (false, false);
         for address in [Some(exact), from_start].into_iter().flatten() {
-            match reached.matters(purpose, address, length, is_relative) {
+            match reached.matters(purpose, address, extent, is_relative) {
                 Named::Nothing => {}
                 Named::Beside => is_beside = true,
+                Named::Front(front) => {
+                    all.front.get_or_insert(front);
+                }
                 Named::Site(site) => {
                     all.site = Some(site);
                     return Ok(all);
@@ -376,11 +390,15 @@ fn in_object<'data, R: Contents<'data>>(
         if is_pointer {
             continue;
         }
-        if let Some(name) = by_name
-            && let Named::Site(site) = reached.matters(purpose, name, length, is_relative)
-        {
-            all.site = Some(site);
-            return Ok(all);
+        match by_name.map(|name| reached.matters(purpose, name, extent, is_relative)) {
+            Some(Named::Site(site)) => {
+                all.site = Some(site);
+                return Ok(all);
+            }
+            Some(Named::Front(front)) => {
+                all.front.get_or_insert(front);
+            }
+            _ => {}
         }
         // Of another part of the section, it may be other code; of none, it is a place that
         // somebody counts from.
@@ -400,13 +418,13 @@ fn in_object<'data, R: Contents<'data>>(
     Ok(all)
 }
 
-/// How many bytes are changed at what the entry of a table names that is relocated there.
-fn length<'data, R: Contents<'data>>(
+/// How much is changed at what the entry of a table names that is relocated there.
+fn extent<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     number: usize,
     relocation: &Relocation,
     lengths: &Lengths,
-) -> u64 {
+) -> Extent {
     let section = &code.file.sections[number];
     let byte = |by: u64| {
         let mut byte = [0];

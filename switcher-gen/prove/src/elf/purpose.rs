@@ -9,6 +9,7 @@ use object::read::elf::SectionHeader;
 
 use super::dynamic::Loaded;
 use super::file::{Contents, E, File, Section};
+use super::front;
 use super::lengths::{Length, Lengths};
 
 /// What a section is for, by its name.
@@ -38,7 +39,8 @@ const PATCHES: [(&str, Length, &str); 19] = {
         ("return_sites", Most(5), "returns become jumps to a thunk there, or the reverse"),
         ("retpoline_sites", Most(15), "indirect branches are replaced there"),
         ("call_sites", Most(15), "calls are redirected there for call depth tracking"),
-        ("cfi_sites", Most(32), "checks of indirect calls are rewritten there"),
+        // As far as the ENDBR64 of a function that is aligned to 64 bytes.
+        ("cfi_sites", Most(68), "checks of indirect calls are rewritten there"),
         ("endbr_seal", Most(4), "ENDBR64 is removed there"),
         ("mcount_loc", Most(5), "calls for tracing are switched there"),
         ("patchable_function_entries", Most(32), "calls for tracing are switched there"),
@@ -143,12 +145,13 @@ impl Purpose {
         }
     }
 
-    /// How many bytes are changed where an entry of a table of this name leads, if it is one for
+    /// How much is changed where an entry of a table of this name leads, if it is one for
     /// this purpose. A name can be that of several tables.
     pub(super) fn lengths(self, name: &str) -> Lengths {
         let is_table = matches!(self, Self::Patches(_));
         let known = PATCHES.iter().filter(|(part, ..)| is_table && name.contains(part));
-        Lengths::of(known.map(|(_, length, _)| *length))
+        let front = if is_table { front::bytes(name) } else { 0 };
+        Lengths::of(known.map(|(_, length, _)| *length)).with_front(front)
     }
 
     pub(super) fn of_name(name: &str) -> Self {

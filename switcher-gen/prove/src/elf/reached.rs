@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::lengths::Extent;
 use super::purpose::Purpose;
 
 /// What one table names.
@@ -9,6 +10,8 @@ use super::purpose::Purpose;
 pub(super) struct TableContents {
     /// A place that is reached, and that nobody would have a pointer to.
     pub(super) site: Option<u64>,
+    /// A place that is reached, right in front of one that is named.
+    pub(super) front: Option<u64>,
     /// An entry point.
     pub(super) pointer: Option<u64>,
     /// Code of the same section that is not reached.
@@ -27,6 +30,8 @@ pub(super) enum Named {
     Pointer,
     /// The address is this byte of the reached code.
     Site(u64),
+    /// This byte of the reached code is so close in front of the address that it may be changed, too.
+    Front(u64),
     /// The address is beside the reached code, and it is not known who may count from there.
     Beside,
 }
@@ -52,11 +57,18 @@ impl Reached<'_> {
         (range.start < end).then(|| range.start.max(address))
     }
 
+    /// The first byte that is reached of so many in front of `address`.
+    pub(super) fn front(&self, address: u64, bytes: u64) -> Option<u64> {
+        let start = address.saturating_sub(bytes);
+        if start < address { self.first(start, address - start) } else { None }
+    }
+
     /// Whether an address, or what an entry of a table changes from there on, is in the section.
     pub(super) fn is_near(&self, address: u64) -> bool {
         /// In bytes: no entry changes more.
         const MOST: u64 = 255;
-        (self.home.start.saturating_sub(MOST)..=self.home.end).contains(&address)
+        let end = self.home.end.saturating_add(MOST);
+        (self.home.start.saturating_sub(MOST)..=end).contains(&address)
     }
 
     /// Whether others may well refer to what lies there.
@@ -69,10 +81,13 @@ impl Reached<'_> {
         &self,
         purpose: Purpose,
         address: u64,
-        length: u64,
+        extent: Extent,
         is_distance: bool,
     ) -> Named {
-        let Some(found) = self.first(address, length.max(1)) else {
+        let Some(found) = self.first(address, extent.length.max(1)) else {
+            if let Some(front) = self.front(address, extent.front) {
+                return Named::Front(front);
+            }
             let is_in = (self.home.start..=self.home.end).contains(&address);
             let is_beside = is_in && purpose == Purpose::Unknown;
             return if is_beside { Named::Beside } else { Named::Nothing };

@@ -137,7 +137,9 @@ fn combinations<'data, R: Contents<'data>>(
     if let Some(choice) = said.find(|choice| is_branch(choice) && !boot.has(choice)) {
         return Err(ReadError::NoChoice { choice: choice.to_string() });
     }
-    let mut images: Vec<Foreign> = Vec::new();
+    // Each with the ways that lead to it: choices that make no difference make no other image, and
+    // are not said of the one.
+    let mut images: Vec<(Foreign, Vec<Choices>)> = Vec::new();
     let mut ahead = vec![code.file.request.choices().clone()];
     while let Some(made) = ahead.pop() {
         boot.put(code, &made)?;
@@ -145,18 +147,19 @@ fn combinations<'data, R: Contents<'data>>(
         code.file.refill();
         match switcher(code, names, &boot, &made)? {
             Read::Code(foreign) => {
-                // Choices that make no difference make no other image.
-                let is_known = |known: &Foreign| {
+                let is_known = |(known, _): &&mut (Foreign, Vec<Choices>)| {
                     known.pieces == foreign.pieces && known.features() == foreign.features()
                 };
-                if !images.iter().any(is_known) {
-                    images.push(*foreign);
+                let way = foreign.choices.clone();
+                match images.iter_mut().find(is_known) {
+                    Some((_, ways)) => choice::add(ways, way),
+                    None => images.push((*foreign, vec![way])),
                 }
             }
             Read::Open(choice) => {
                 for is_on in [true, false] {
                     let mut made = made.clone();
-                    made.insert(choice.clone(), is_on);
+                    choice::make(&mut made, choice.clone(), is_on);
                     ahead.push(made);
                 }
             }
@@ -165,7 +168,11 @@ fn combinations<'data, R: Contents<'data>>(
             return Err(ReadError::Combinations { most: MOST, boot: choice::text(&made) });
         }
     }
-    Ok(images)
+    let with_ways = images.into_iter().map(|(image, ways)| {
+        let choices = ways.into_iter().next().unwrap_or_default();
+        Foreign { choices, ..image }
+    });
+    Ok(with_ways.collect())
 }
 
 /// What comes of reading the code with some choices made.
@@ -221,6 +228,8 @@ fn switcher<'data, R: Contents<'data>>(
         return Ok(Read::Open(choice.clone()));
     }
     boot.check_led(code, &led)?;
+    let mut choices = boot.made(&ranges, made);
+    let is_without_fine_ibt = home.is_some() && boot.check_fronts(code, &ranges)?;
     for at in boot.sources(&ranges) {
         let area = code.area(at).ok_or(ReadError::NoCode)?;
         is_kept(code, area)?;
@@ -268,6 +277,9 @@ fn switcher<'data, R: Contents<'data>>(
         None => patched::check(code, loaded.as_ref(), &reached, &names.bounds, boot)?,
         Some(_) => patched::Tables::default(),
     };
+    if is_without_fine_ibt || tables.is_without_fine_ibt {
+        choices.insert(Choice::FineIbt, false);
+    }
     let base = home.map_or(ranges[0].start, |home| home.range.start);
     // As with symbols, a file's size is no limit for the sum of its names' lengths.
     let sections: Vec<_> = parts
@@ -306,7 +318,7 @@ fn switcher<'data, R: Contents<'data>>(
         ));
     }
     Ok(Read::Code(Box::new(Foreign {
-        choices: boot.made(&ranges, made),
+        choices,
         base,
         pieces,
         symbols: found.symbols,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use switcher_gen::Variant;
 use switcher_gen::arch::PagingMode;
 
-use super::choice::{Choice, Choices};
+use super::choice::{self, Choice, Choices};
 use super::error::likeness;
 use super::features::Feature;
 use super::gate::{GateError, Gates};
@@ -128,7 +128,7 @@ impl Request {
     /// The kernel is known to boot in this way.
     #[must_use]
     pub fn with_choice(mut self, choice: Choice, is_on: bool) -> Self {
-        self.choices.insert(choice, is_on);
+        choice::make(&mut self.choices, choice, is_on);
         self
     }
 

@@ -195,10 +195,10 @@ pub(super) fn search<'data, R: Contents<'data>>(
     let (Some(first), Some(last)) = (reached.ranges.first(), reached.ranges.last()) else {
         return Ok(all);
     };
-    let most = table.lengths.most();
+    let (most, front) = (table.lengths.most(), table.lengths.front());
     let window = match table.purpose {
         Purpose::Unknown => reached.home.start..reached.home.end.max(last.end),
-        _ => first.start.saturating_sub(most)..last.end,
+        _ => first.start.saturating_sub(most)..last.end.saturating_add(front),
     };
     let step = match table.purpose {
         Purpose::Harmless(_) | Purpose::Code => 4,
@@ -254,12 +254,15 @@ pub(super) fn search<'data, R: Contents<'data>>(
                 continue;
             }
             let byte = |by: u64| rest.get(by as usize).copied().unwrap_or_default().into();
-            let bytes = table.lengths.of_entry(width, byte);
-            match reached.matters(table.purpose, address, bytes, is_distance) {
+            let extent = table.lengths.of_entry(width, byte);
+            match reached.matters(table.purpose, address, extent, is_distance) {
                 Named::Nothing => {}
                 Named::Beside => all.is_beside |= is_sure,
                 Named::Pointer => {
                     all.pointer.get_or_insert(address);
+                }
+                Named::Front(at) => {
+                    all.front.get_or_insert(at);
                 }
                 Named::Site(_) if !is_sure => all.is_chance = true,
                 Named::Site(site) => {

@@ -24,7 +24,8 @@ pub(super) fn read<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     table: &Table,
 ) -> Result<Option<Vec<Site>>, ReadError> {
-    // Since Linux 6.3, since 5.13, and before.
+    // Since Linux 6.3, since 5.13, and before. Of the first, the last versions count here; where
+    // others do something else, it is asked for the version.
     let sizes = [(14, Corrected::All), (12, Corrected::First), (13, Corrected::First)];
     let of_size = |(size, corrected)| {
         let entries = table.entries(size, &[0, 4], &[])?;
@@ -34,25 +35,33 @@ pub(super) fn read<'data, R: Contents<'data>>(
     let mut known = sizes.into_iter().filter_map(of_size);
     let (Some((entries, corrected)), None) = (known.next(), known.next()) else { return Ok(None) };
     // Of several about one place, the longest says how much of it there is.
-    let longest = |number: usize| {
+    let own = |number: usize| {
         let own = entries[number].site;
-        let near = |entry: &&Entry| entry.site == own;
+        let near = move |entry: &&Entry| entry.site == own;
         let after = entries[number..].iter().take_while(near);
         let before = entries[..number].iter().rev().take_while(near);
-        after.chain(before).map(|entry| entry.length).max().unwrap_or_default()
+        after.chain(before)
     };
+    let longest = |number: usize| own(number).map(|entry| entry.length).max().unwrap_or_default();
     // Before nested alternatives, all entries of a place had the same length.
-    let is_equal = |number: usize| entries[number].length == longest(number);
+    let shortest = |number: usize| own(number).map(|entry| entry.length).min().unwrap_or_default();
+    let is_equal = |number: usize| shortest(number) == longest(number);
     if corrected == Corrected::First && !(0..entries.len()).all(is_equal) {
         return Ok(None);
     }
     let site = |(number, entry): (usize, &Entry)| {
         let Entry { site, from, by, number: feature, is_not, is_unknown, .. } = *entry;
         let to = To::Code(from..from + u64::from(by), corrected);
+        let since = match corrected {
+            Corrected::First => None,
+            Corrected::All if is_equal(number) => Some(Choice::Since6_5),
+            Corrected::All => Some(Choice::Since6_10),
+        };
         Site {
             range: site..site + u64::from(longest(number)),
             when: (!is_unknown).then_some((Choice::Feature(Feature(feature)), !is_not)),
             to: if is_unknown { To::Unknown } else { to },
+            since,
             table: table.name.clone(),
         }
     };

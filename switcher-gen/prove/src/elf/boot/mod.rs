@@ -6,6 +6,7 @@
 //! | `tables` | the tables as they are in a file |
 //! | `alternatives` | the table of alternatives |
 //! | `sites` | the tables of returns, landing pads and static branches |
+//! | `bytes` | what is put there that is no code of the file's |
 //! | `replacement` | the code of an alternative, moved to where it runs |
 //!
 //! A verdict is about what runs. So each combination of choices that the reached code depends on
@@ -14,6 +15,7 @@
 //! that is not known here, where the code reaches it.
 
 mod alternatives;
+mod bytes;
 mod replacement;
 mod sites;
 mod tables;
@@ -28,7 +30,9 @@ use super::code::FileCode;
 use super::error::ReadError;
 use super::features::Feature;
 use super::file::Contents;
-use super::overlay::{Overlay, Piece};
+use super::front;
+use super::overlay::Overlay;
+use bytes::{SEALED, jump, nops, plain};
 use replacement::Corrected;
 use tables::Table;
 
@@ -39,6 +43,8 @@ pub(super) struct Boot {
     sites: Vec<Site>,
     /// Where code lies that is put somewhere else, by its ends.
     sources: Vec<Range<u64>>,
+    /// What may be changed in front of places that are, and the table.
+    fronts: Vec<(Range<u64>, String)>,
     /// The sections of the tables that these are from.
     sections: HashSet<usize>,
     /// What anything in the file depends on, but for its returns.
@@ -60,6 +66,8 @@ struct Site {
     /// The choice, and how it must be; nothing if the place is changed anyway.
     when: Option<(Choice, bool)>,
     to: To,
+    /// What must be known of the version of Linux, if others do something else here.
+    since: Option<Choice>,
     /// The table.
     table: String,
 }
@@ -85,11 +93,6 @@ enum To {
 
 /// No entry puts more bytes somewhere: their number has one byte.
 const SOURCE: u64 = 255;
-
-/// The bytes of ENDBR64.
-const ENDBR64: [u8; 4] = [0xF3, 0x0F, 0x1E, 0xFA];
-/// What Linux puts over it: a NOP that nothing else is.
-const SEALED: [u8; 4] = [0x66, 0x0F, 0x1F, 0x00];
 
 /// Reads the entries of a table; `None` if that cannot be done.
 type Reader<'c, 'f, 'data, R> =
@@ -124,19 +127,12 @@ impl Boot {
             (".ibt_endbr_seal", sites::seals),
             ("__jump_table", sites::branches),
         ];
-        let named = |name: &str| {
-            let all = code.file.sections.iter().enumerate();
-            let own = all.filter(|(_, section)| section.text() == name);
-            own.map(|(number, _)| number).collect::<Vec<_>>()
-        };
         let mut boot = Self::default();
         for (name, read) in readers {
-            for number in named(name) {
-                let Some(table) = Table::read(code, number)? else { continue };
-                let Some(sites) = read(code, &table)? else { continue };
-                boot.sites.extend(sites);
-                boot.sections.insert(table.section);
-            }
+            let Some(table) = Table::read(code, name)? else { continue };
+            let Some(sites) = read(code, &table)? else { continue };
+            boot.sites.extend(sites);
+            boot.sections.extend(table.sections);
         }
         boot.sources = boot.sites.iter().filter_map(Site::source).collect();
         boot.sources.sort_by_key(|from| (from.end, from.start));
@@ -146,14 +142,16 @@ impl Boot {
         let own = boot.sites.iter().filter(|site| near.is_home(&site.range));
         near.sources = own.filter_map(Site::source).collect();
         near.sources.sort_by_key(|from| from.start);
-        for number in named(".return_sites") {
-            let Some(table) = Table::read(code, number)? else { continue };
-            let Some(sites) = sites::returns(code, &table, &near)? else { continue };
+        if let Some(table) = Table::read(code, ".return_sites")?
+            && let Some(sites) = sites::returns(code, &table, &near)?
+        {
             boot.sites.splice(0..0, sites);
-            boot.sections.insert(table.section);
+            boot.sections.extend(table.sections);
         }
+        boot.fronts = sites::fronts(code, &boot.sites, &near);
         boot.sites.retain(|site| near.has(&site.range));
         boot.forget_what_meets();
+        boot.forget_equal_versions(code)?;
         Ok(boot)
     }
 
@@ -192,6 +190,21 @@ impl Boot {
         for (site, _) in self.sites.iter_mut().zip(met).filter(|(_, met)| *met) {
             site.to = To::Unknown;
         }
+    }
+
+    /// Where all versions of Linux put the same bytes, nothing must be known of the version.
+    fn forget_equal_versions<'data, R: Contents<'data>>(
+        &mut self,
+        code: &FileCode<'_, 'data, R>,
+    ) -> Result<(), ReadError> {
+        for site in &mut self.sites {
+            if let (Some(Choice::Since6_5), To::Code(from, _)) = (&site.since, &site.to)
+                && replacement::is_moved_alike(code, from, &site.range)?
+            {
+                site.since = None;
+            }
+        }
+        Ok(())
     }
 
     /// Whether code at an address is put somewhere else.
@@ -248,7 +261,8 @@ impl Boot {
     /// The first choice that is not made and that these ranges, which are in order, depend on.
     ///
     /// # Errors
-    /// If a place there is changed in a way that is not known.
+    /// If a place there is changed in a way that is not known, or that only some versions of Linux
+    /// know, and nothing was said of those.
     pub(super) fn open<'data, R: Contents<'data>>(
         &self,
         code: &FileCode<'_, 'data, R>,
@@ -259,12 +273,44 @@ impl Boot {
             let how = "an entry changes it in a way that is not modelled";
             return Err(site.refused(code, how)?);
         }
-        Ok(self.choices(ranges).find(|choice| !made.contains_key(choice)))
+        let open = self.choices(ranges).find(|choice| !made.contains_key(choice));
+        let unsaid = |site: &&Site| {
+            let since = site.since.as_ref().filter(|_| site.is_made(made) == Some(true));
+            since.is_some_and(|since| made.get(since) != Some(&true))
+        };
+        match self.reached(ranges).find(unsaid) {
+            Some(site) if open.is_none() => Err(site.refused(code, site.until())?),
+            _ => Ok(open),
+        }
+    }
+
+    /// Judges what these ranges, which are in order, have in front of places that are changed. Says
+    /// whether that is left alone only because it was said that the kernel has no FineIBT.
+    ///
+    /// # Errors
+    /// If it may be changed.
+    pub(super) fn check_fronts<'data, R: Contents<'data>>(
+        &self,
+        code: &FileCode<'_, 'data, R>,
+        ranges: &[Range<u64>],
+    ) -> Result<bool, ReadError> {
+        let mut is_said = false;
+        for (front, table) in &self.fronts {
+            let first = ranges.partition_point(|range| range.end <= front.start);
+            let Some(range) = ranges.get(first).filter(|range| range.start < front.end) else {
+                continue;
+            };
+            let at = range.start.max(front.start);
+            let area = code.area(at).ok_or(ReadError::NoCode)?;
+            is_said |= front::check(code, table, code.place(area, at))?;
+        }
+        Ok(is_said)
     }
 
     /// The choices that these ranges depend on, of those that are made.
     pub(super) fn made(&self, ranges: &[Range<u64>], made: &Choices) -> Choices {
-        let own = self.choices(ranges);
+        let since = self.reached(ranges).filter(|site| site.is_made(made) == Some(true));
+        let own = self.choices(ranges).chain(since.filter_map(|site| site.since.as_ref()));
         own.filter_map(|choice| Some((choice.clone(), *made.get(choice)?))).collect()
     }
 
@@ -310,11 +356,7 @@ impl Boot {
     ) -> Result<Overlay, ReadError> {
         let mut overlay = Overlay::default();
         for site in sites {
-            let is_made = match &site.when {
-                Some((choice, wanted)) => made.get(choice).map(|is_on| is_on == wanted),
-                None => Some(true),
-            };
-            let pieces = match (&site.to, is_made) {
+            let pieces = match (&site.to, site.is_made(made)) {
                 (To::Code(from, corrected), Some(true)) => {
                     vec![replacement::moved(code, from, &site.range, *corrected)?]
                 }
@@ -348,6 +390,29 @@ impl Boot {
 }
 
 impl Site {
+    /// Whether it is changed once these choices are made; `None` if its own is not.
+    fn is_made(&self, made: &Choices) -> Option<bool> {
+        match &self.when {
+            Some((choice, wanted)) => made.get(choice).map(|is_on| is_on == wanted),
+            None => Some(true),
+        }
+    }
+
+    /// What versions of Linux do here that are not the one that must be known.
+    const fn until(&self) -> &'static str {
+        match self.since {
+            Some(Choice::Since6_10) => {
+                "entries about it have several lengths, of which Linux 6.10 and later take the \
+                 longest, and others each by itself (say `--boot linux-6.10=on` if the kernel is \
+                 one of those)"
+            }
+            _ => {
+                "what is put there has a distance that Linux 6.3 and 6.4 do not correct as later \
+                 ones do (say `--boot linux-6.5=on` if the kernel is one of those)"
+            }
+        }
+    }
+
     /// Where the code lies that is put there.
     fn source(&self) -> Option<Range<u64>> {
         match &self.to {
@@ -365,42 +430,5 @@ impl Site {
         let area = code.area(self.range.start).ok_or(ReadError::NoCode)?;
         let at = code.place(area, self.range.start);
         Ok(ReadError::Patched { section: self.table.clone(), at, how })
-    }
-}
-
-/// Bytes in which nothing is relocated.
-fn plain(range: &Range<u64>, bytes: Vec<u8>) -> Piece {
-    let (wrong, out, numbers) = (Vec::new(), Vec::new(), Vec::new());
-    Piece { range: range.clone(), bytes, wrong, out, numbers }
-}
-
-/// So many bytes that do nothing, as Linux puts them there.
-fn nops(length: u64) -> Vec<u8> {
-    /// NOPs of one byte to eight (Intel SDM vol. 2, NOP).
-    const NOPS: [&[u8]; 8] = [
-        &[0x90],
-        &[0x66, 0x90],
-        &[0x0F, 0x1F, 0x00],
-        &[0x0F, 0x1F, 0x40, 0x00],
-        &[0x0F, 0x1F, 0x44, 0x00, 0x00],
-        &[0x66, 0x0F, 0x1F, 0x44, 0x00, 0x00],
-        &[0x0F, 0x1F, 0x80, 0x00, 0x00, 0x00, 0x00],
-        &[0x0F, 0x1F, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00],
-    ];
-    let (mut bytes, mut left) = (Vec::new(), length as usize);
-    while left > 0 {
-        let nop = NOPS[left.min(NOPS.len()) - 1];
-        bytes.extend(nop);
-        left -= nop.len();
-    }
-    bytes
-}
-
-/// A jump of two or five bytes.
-fn jump(range: &Range<u64>, target: u64) -> Vec<u8> {
-    let by = target.wrapping_sub(range.end);
-    match range.end - range.start {
-        2 => vec![0xEB, by as u8],
-        _ => [&[0xE9][..], &(by as u32).to_le_bytes()].concat(),
     }
 }

@@ -10,15 +10,33 @@ use super::super::error::ReadError;
 use super::super::file::Contents;
 use super::super::leads::Use;
 use super::super::overlay::Piece;
-use super::{nops, plain};
+use super::bytes::{nops, plain};
 
 /// Which distances Linux corrects when it moves code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Corrected {
-    /// All that lead out of it: since 6.3.
+    /// All that lead out of it: since 6.5.
     All,
-    /// Before, that of a call or a jump of five bytes which is all there is.
+    /// Before, that of a call or a jump of five bytes which is all there is, wherever it leads.
     First,
+}
+
+/// The first byte of a jump by a distance of one byte.
+const SHORT_JUMP: u8 = 0xEB;
+
+/// Whether all versions of Linux make the same of code once they have moved it.
+pub(super) fn is_moved_alike<'data, R: Contents<'data>>(
+    code: &FileCode<'_, 'data, R>,
+    from: &Range<u64>,
+    to: &Range<u64>,
+) -> Result<bool, ReadError> {
+    let moved = |corrected| moved(code, from, to, corrected);
+    Ok(match (moved(Corrected::First), moved(Corrected::All)) {
+        (Ok(first), Ok(all)) => first.bytes == all.bytes,
+        // What the newest versions cannot make is refused anyway.
+        (_, Err(_)) => true,
+        (Err(_), Ok(_)) => false,
+    })
 }
 
 /// The code at `from` as it is once it has been moved to `to`, and NOPs up to its end.
@@ -55,20 +73,22 @@ pub(super) fn moved<'data, R: Contents<'data>>(
         } else {
             None
         };
-        // Its own end is a place within it.
-        let is_outside = |target: u64| !(from.start..=from.end).contains(&target);
+        let is_first = corrected == Corrected::First;
+        // Of five bytes that begin like a jump of two, it takes four for a distance.
+        if is_first && at == from.start && from.end - from.start == 5 && bytes[0] == SHORT_JUMP {
+            return wrong(
+                "this version of Linux takes a short jump that is put there for a long one",
+            );
+        }
+        let is_all = at == from.start && i.next_ip() == from.end && i.len() == 5;
+        let is_branch =
+            matches!(i.flow_control(), FlowControl::UnconditionalBranch | FlowControl::Call);
+        let is_only = is_all && is_branch;
+        // Its own end is a place within it, but not to who corrects whatever is there.
+        let is_outside =
+            |target: u64| is_first && is_only || !(from.start..=from.end).contains(&target);
         let leaves = target.filter(|(target, ..)| is_outside(*target));
-        let is_corrected = match corrected {
-            Corrected::All => true,
-            Corrected::First => {
-                let is_all = at == from.start && i.next_ip() == from.end && i.len() == 5;
-                is_all
-                    && matches!(
-                        i.flow_control(),
-                        FlowControl::UnconditionalBranch | FlowControl::Call
-                    )
-            }
-        };
+        let is_corrected = !is_first || is_only;
         if leaves.is_some() && !is_corrected {
             return wrong("this version of Linux does not correct a distance that is put there");
         }

@@ -5,8 +5,10 @@ use std::ops::Range;
 use super::super::code::{Area, FileCode};
 use super::super::error::ReadError;
 use super::super::file::{Contents, Of};
+use super::super::front;
+use super::bytes::ENDBR64;
 use super::tables::{Named, Table};
-use super::{Choice, ENDBR64, Near, Site, To};
+use super::{Choice, Near, Site, To};
 
 /// The thunk of returns, by Linux's name of it, and by ours.
 const THUNKS: [&[u8]; 2] = [b"__x86_return_thunk", b"switcher_host_return_thunk"];
@@ -57,6 +59,7 @@ pub(super) fn returns<'data, R: Contents<'data>>(
                 range: site..site + LENGTH,
                 when: Some((Choice::ReturnThunk, false)),
                 to: To::Return,
+                since: None,
                 table: table.name.clone(),
             });
         }
@@ -99,11 +102,38 @@ pub(super) fn seals<'data, R: Contents<'data>>(
             range: site..site + 4,
             when: None,
             to: if is_pad { To::Sealed } else { To::Left },
+            since: None,
             table: table.name.clone(),
         })
     };
     let Some(entries) = table.entries(4, &[0], &[]) else { return Ok(None) };
     Ok(entries.map(entry).collect())
+}
+
+/// What a kernel with FineIBT may change in front of landing pads: what is there by its own
+/// compiler, and where functions are aligned to more, the hash further in front, if there is one.
+pub(super) fn fronts<'data, R: Contents<'data>>(
+    code: &FileCode<'_, 'data, R>,
+    sites: &[Site],
+    near: &Near<'_>,
+) -> Vec<(Range<u64>, String)> {
+    /// Where the hash is in such kernels: `mov $hash, %r32`.
+    const HASHES: [u64; 2] = [32, 64];
+    const MOV: u64 = 5;
+    let pads = sites.iter().filter(|site| matches!(site.to, To::Sealed | To::Left));
+    let mut fronts = Vec::new();
+    for Site { range, table, .. } in pads {
+        let start = range.start;
+        let own = start.saturating_sub(front::bytes(table))..start;
+        let hashes = HASHES.into_iter().filter_map(|by| {
+            let at = start.checked_sub(by)?;
+            let is_mov = matches!(bytes_at::<R, 1>(code, at)?, [0xB8..=0xBF]);
+            is_mov.then_some(at..at + MOV)
+        });
+        let all = std::iter::once(own).chain(hashes);
+        fronts.extend(all.filter(|front| near.is_home(front)).map(|front| (front, table.clone())));
+    }
+    fronts
 }
 
 /// `__jump_table`: static branches. Each has two entries here, for either way. Those of one key go
@@ -146,6 +176,7 @@ pub(super) fn branches<'data, R: Contents<'data>>(
             range: range.clone(),
             when: Some((choice.clone(), jumps != is_other)),
             to,
+            since: None,
             table: table.name.clone(),
         };
         // Where the sections of an object come to lie, a linker decides.

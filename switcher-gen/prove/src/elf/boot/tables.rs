@@ -4,16 +4,17 @@
 //! Fields that name places are distances of 32 bits from themselves. In an object each has a
 //! relocation, and in a linked file its value.
 
-use object::elf::{R_X86_64_PC32, R_X86_64_PC64};
+use object::elf::{R_X86_64_PC32, R_X86_64_PC64, SHF_LINK_ORDER};
 
 use super::super::code::FileCode;
 use super::super::error::ReadError;
 use super::super::file::{Contents, Of};
 
-/// A table of entries of one size.
+/// A table of entries of one size: all sections of its name, one after another, as a linker puts
+/// them.
 pub(super) struct Table {
-    /// The number of its section.
-    pub(super) section: usize,
+    /// The numbers of its sections.
+    pub(super) sections: Vec<usize>,
     pub(super) name: String,
     pub(super) bytes: Vec<u8>,
     /// The addresses that relocated fields name, by offset.
@@ -40,29 +41,71 @@ pub(super) enum Named {
 /// More than all tables of a kernel have.
 const MOST: u64 = 16 << 20;
 
+/// Whether a section of an object comes right after the one of the same name before it. Of those of
+/// a group, a linker may take another file's, and it sorts those that go with other sections. In
+/// what is linked, it has left them apart, and which of them Linux reads is not known.
+fn is_joined<'data, R: Contents<'data>>(code: &FileCode<'_, 'data, R>, number: usize) -> bool {
+    let is_sorted = code.file.sections[number].has(SHF_LINK_ORDER);
+    code.file.is_object() && !is_sorted && !code.file.is_in_group(number)
+}
+
 impl Table {
-    /// The table in a section, if it is one of which the fields can be read.
+    /// The table of this name, if there is one of which all fields can be read.
     pub(super) fn read<'data, R: Contents<'data>>(
         code: &FileCode<'_, 'data, R>,
-        number: usize,
+        name: &str,
     ) -> Result<Option<Self>, ReadError> {
-        let section = &code.file.sections[number];
-        if !section.has_bytes() || section.size > MOST {
+        let own = code.file.sections.iter().enumerate();
+        let own = own.filter(|(_, section)| section.text() == name && section.size > 0);
+        let sections: Vec<usize> = own.map(|(number, _)| number).collect();
+        let Some(first) = sections.first() else { return Ok(None) };
+        let is_object = code.file.is_object();
+        let address = (!is_object).then(|| code.file.sections[*first].address);
+        if sections.len() > 1 && !sections.iter().all(|number| is_joined(code, *number)) {
             return Ok(None);
         }
-        let mut bytes = vec![0; section.size as usize];
+        let (bytes, places, named, relocated) = Default::default();
+        let (sections, name) = (sections, name.to_owned());
+        let mut table = Self { sections, name, bytes, places, named, relocated, address };
+        for number in table.sections.clone() {
+            if !table.append(code, number)? {
+                return Ok(None);
+            }
+        }
+        table.relocated.sort_unstable();
+        table.places.sort_unstable();
+        table.named.sort_by_key(|(at, _)| *at);
+        Ok(Some(table))
+    }
+
+    /// Adds a section at the end; `false` if its fields cannot be read.
+    fn append<'data, R: Contents<'data>>(
+        &mut self,
+        code: &FileCode<'_, 'data, R>,
+        number: usize,
+    ) -> Result<bool, ReadError> {
+        let section = &code.file.sections[number];
+        let before = self.bytes.len();
+        // A linker aligns each, and what is between them is no entry.
+        let is_gapless = (before as u64).is_multiple_of(section.usual_alignment());
+        if !section.has_bytes() || section.size > MOST - (before as u64).min(MOST) || !is_gapless {
+            return Ok(false);
+        }
+        self.bytes.resize(before + section.size as usize, 0);
         let truncated = |()| ReadError::Truncated { section: section.text() };
-        code.file.data.copy(section.offset(), &mut bytes).map_err(truncated)?;
-        let (mut places, mut named, mut relocated) = (Vec::new(), Vec::new(), Vec::new());
-        let is_object = code.file.is_object();
-        let relocations = is_object.then(|| code.file.relocations(number)).transpose()?;
-        for relocation in relocations.into_iter().flatten() {
+        code.file.data.copy(section.offset(), &mut self.bytes[before..]).map_err(truncated)?;
+        if !code.file.is_object() {
+            return Ok(true);
+        }
+        for relocation in code.file.relocations(number)? {
             let relocation = relocation?;
             // What changes something else than this section is no part of a table.
-            match u32::try_from(relocation.offset) {
-                Ok(offset) if relocation.offset < section.size => relocated.push(offset),
-                _ => return Ok(None),
+            if relocation.offset >= section.size {
+                return Ok(false);
             }
+            let at = before + relocation.offset as usize;
+            let Ok(offset) = u32::try_from(at) else { return Ok(false) };
+            self.relocated.push(offset);
             if relocation.kind == R_X86_64_PC64 && relocation.symbol != 0 {
                 let symbol = code.file.symbol_by_index(relocation.symbol)?;
                 let by = symbol.value.wrapping_add_signed(relocation.addend.unwrap_or_default());
@@ -73,7 +116,7 @@ impl Table {
                     Of::Undefined => Some(Named::Undefined(symbol.text(), start)),
                     Of::Absolute | Of::Common | Of::Other => None,
                 };
-                named.extend(of.map(|of| (relocation.offset as usize, (of, bits))));
+                self.named.extend(of.map(|of| (at, (of, bits))));
             }
             // A field that anything else relocates names no place that is known.
             if relocation.kind != R_X86_64_PC32 {
@@ -82,19 +125,14 @@ impl Table {
             let Some((of, value, _)) = code.file.refers_to(&relocation)? else { continue };
             // Another file may have another one.
             if code.file.is_weak(relocation.symbol)? {
-                return Ok(None);
+                return Ok(false);
             }
             let Some(start) = code.address_in(of, 0) else { continue };
             let by = relocation.addend.unwrap_or_default();
             let place = start.wrapping_add(value).wrapping_add_signed(by);
-            places.push((relocation.offset as usize, place));
+            self.places.push((at, place));
         }
-        relocated.sort_unstable();
-        places.sort_unstable();
-        named.sort_by_key(|(at, _)| *at);
-        let name = section.text();
-        let address = (!is_object).then_some(section.address);
-        Ok(Some(Self { section: number, name, bytes, places, named, relocated, address }))
+        Ok(true)
     }
 
     /// The address that the field at an offset names; `None` if it names none that is known.
