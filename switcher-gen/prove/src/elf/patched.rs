@@ -75,6 +75,17 @@ pub(super) fn check<'data, R: Contents<'data>>(
         return Ok(tables);
     };
     let sites = Sites::new(home, reached);
+    // What is put into the code may be changed before, where it lies.
+    let copied = boot.copied(reached.ranges);
+    let copies = Reached {
+        ranges: &copied,
+        home: copied.first().map_or(0, |from| from.start)..copied.last().map_or(0, |from| from.end),
+        named: &[],
+        entries: &[],
+        instructions: &[],
+    };
+    let copied_in = copied.iter().filter_map(|from| code.area(from.start));
+    let copied_in: HashSet<usize> = copied_in.map(|area| area.section).collect();
     // The first header belongs to no section.
     for (number, section) in code.file.sections.iter().enumerate().skip(1) {
         // The section that is executed is code, whatever its name.
@@ -105,6 +116,16 @@ pub(super) fn check<'data, R: Contents<'data>>(
             };
             is_clear &= found.site.is_none();
             tables.add(code, home, &name, part.purpose, &found)?;
+            if matches!(part.purpose, Purpose::Patches(_)) && !copied.is_empty() {
+                let found = if code.file.is_object() {
+                    in_object(code, number, &part, (&copies, boot), &copied_in)?
+                } else if let Some(table) = in_file(section, &part, loaded)? {
+                    words::search(code.file, &table, &copies, &sites)?
+                } else {
+                    continue;
+                };
+                tables.add(code, home, &name, part.purpose, &found)?;
+            }
         }
         if is_clear && (purpose == Purpose::Code || section.is_code()) {
             // A distance that an assembler can resolve by itself leaves no relocation.

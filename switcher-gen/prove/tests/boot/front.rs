@@ -1,6 +1,8 @@
 //! Linux's tables also change what is in front of the places that they name.
 
-use super::{Choice, KERNEL, ReadError, elf, gas, linked, said, verdicts, verdicts_of};
+use super::{
+    Choice, KERNEL, ReadError, alternative, at_exit, elf, gas, linked, said, verdicts, verdicts_of,
+};
 
 const VARIANT: &str = "intel-4level";
 /// What comes after the exit.
@@ -129,4 +131,35 @@ fn a_linked_kernel_shows_that_it_has_no_fine_ibt() {
     let sites = table(".cfi_sites", ".long 0x7FFFFFFF");
     let message = refused(&linked(&seal(&sites)), &[(Choice::FineIbt, false)], ".ibt_endbr_seal");
     assert!(!message.contains("--boot"), "{message}");
+}
+
+/// What is put somewhere may be changed before, where it lies, if a table names it there.
+#[test]
+fn what_is_put_somewhere_may_be_changed_where_it_lies() {
+    let own = alternative("", "cld; cld; 999:\tcld", "9 * 32 + 20", 0);
+    let other = "\t.pushsection .altinstr_replacement, \"ax\"\n\t.skip 80, 0xCC\n998:\tret\n\t.popsection\n";
+    for (name, entry) in [
+        (".call_sites", ".long 999b - ."),
+        (".static_call_sites", ".long 999b - ., 0"),
+        (".smp_locks", ".long 999b - ."),
+        ("__mcount_loc", ".quad 999b"),
+        (".parainstructions", ".quad 999b\n\t.byte 1, 1"),
+    ] {
+        let own = |entry: &str| at_exit(&format!("{own}{other}{}\n", table(name, entry)));
+        let object = own(entry);
+        let files = match entry.starts_with(".long") {
+            true => vec![linked(&object), object],
+            false => vec![object],
+        };
+        for file in files {
+            let found = elf::images(&file, said(VARIANT, &[]));
+            let is_refused =
+                matches!(&found, Err(ReadError::Patched { section, .. }) if section == name);
+            assert!(is_refused, "{name}: {found:?}");
+        }
+        // What is beside it is put nowhere.
+        let beside = own(&entry.replace("999b", "998b"));
+        let all = verdicts(&beside, VARIANT);
+        assert!(all.len() == 2 && all.iter().all(|(_, broken)| broken.is_none()), "{all:?}");
+    }
 }

@@ -219,6 +219,20 @@ impl Boot {
         self.reached(ranges).filter_map(|site| Some(site.source()?.start))
     }
 
+    /// That code itself, in order.
+    pub(super) fn copied(&self, ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+        let mut copied: Vec<_> = self.reached(ranges).filter_map(Site::source).collect();
+        copied.sort_by_key(|from| (from.start, from.end));
+        let mut apart: Vec<Range<u64>> = Vec::new();
+        for from in copied {
+            match apart.last_mut().filter(|last| from.start <= last.end) {
+                Some(last) => last.end = last.end.max(from.end),
+                None => apart.push(from),
+            }
+        }
+        apart
+    }
+
     /// The sections of the tables.
     pub(super) fn tables(&self) -> impl Iterator<Item = usize> {
         self.sections.iter().copied()
