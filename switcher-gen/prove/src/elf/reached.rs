@@ -30,7 +30,8 @@ pub(super) enum Named {
     Pointer,
     /// The address is this byte of the reached code.
     Site(u64),
-    /// This byte of the reached code is so close in front of the address that it may be changed, too.
+    /// This byte of the reached code is so close in front of the address that it may be changed,
+    /// too.
     Front(u64),
     /// The address is beside the reached code, and it is not known who may count from there.
     Beside,
