@@ -8,8 +8,8 @@
 use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind};
 
 use super::code::FileCode;
+use super::contents::Contents;
 use super::error::ReadError;
-use super::file::Contents;
 use super::reached::Reached;
 use super::relocation::Relocation;
 

@@ -6,8 +6,9 @@ use std::ops::Range;
 
 use object::elf::{R_X86_64_NONE, STT_GNU_IFUNC};
 
+use super::contents::Contents;
 use super::error::ReadError;
-use super::file::{Contents, File, Of, Section, Symbol};
+use super::file::{File, Of, Section, Symbol};
 use super::labels::hosts;
 use super::layout::Layout;
 use super::leads::{Across, Leads, Out, To, Use};

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::code::FileCode;
+use super::contents::Contents;
 use super::error::ReadError;
-use super::file::{Contents, Of};
+use super::file::Of;
 use super::per_cpu::Variable;
 
 /// The addresses, relative to GS base, of the variables that the code refers to and of those that

@@ -5,9 +5,10 @@
 use object::elf::{PT_DYNAMIC, RelocationType, SHT_REL, SHT_RELA, SHT_RELR};
 use object::read::elf::{ProgramHeader, SectionHeader};
 
+use super::contents::{Contents, E};
 use super::error::ReadError;
 use super::exports;
-use super::file::{Contents, E, File, Section};
+use super::file::{File, Section};
 use super::relocation::{Form, span};
 use super::segments::{self, Segment, place};
 

@@ -4,8 +4,9 @@
 use object::elf::SHT_DYNSYM;
 use object::read::elf::SectionHeader;
 
+use super::contents::{Contents, E};
 use super::error::ReadError;
-use super::file::{Contents, E, File};
+use super::file::File;
 
 /// Where in the file the dynamic section leads; beyond the file if what it says is not loaded.
 pub(super) struct Tables {

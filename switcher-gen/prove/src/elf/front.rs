@@ -5,8 +5,9 @@
 //! that its own compiler has put nothing else there. It does not look, or not closely.
 
 use super::code::FileCode;
+use super::contents::Contents;
 use super::error::ReadError;
-use super::file::{Contents, Of};
+use super::file::Of;
 use super::{Choice, PlaceInFile};
 
 /// What is changed in front of what a table names.

@@ -3,8 +3,8 @@
 use std::ops::RangeInclusive;
 
 use super::code::FileCode;
+use super::contents::Contents;
 use super::error::ReadError;
-use super::file::Contents;
 use super::gate::{GateError, Gates};
 use super::names::{self, Names};
 use crate::gate::TargetGate;

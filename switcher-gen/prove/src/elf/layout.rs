@@ -9,7 +9,8 @@ use object::pod::bytes_of;
 use object::read::elf::SectionHeader;
 use sha2::{Digest, Sha256};
 
-use super::file::{Contents, E, File, Section};
+use super::contents::{Contents, E};
+use super::file::{File, Section};
 use super::labels::hosts;
 use super::places::{BASE, ELSEWHERE, REACH};
 use switcher_gen::asm::Label;

@@ -12,10 +12,11 @@ use object::elf::{
 use object::read::elf::ProgramHeader;
 
 use super::code::{Area, FileCode};
+use super::contents::{Contents, E};
 use super::dynamic::{Loaded, RelocationTable};
 use super::error::ReadError;
 use super::exports;
-use super::file::{Contents, E, File};
+use super::file::File;
 use super::relocation;
 use super::segments::{PAGE, Segment};
 

@@ -13,6 +13,7 @@
 //! | `idt` | where that leads in the file |
 //! | `error` | why it cannot be read |
 //! | `linker_error` | why an object is right for one link only |
+//! | `contents` | where its bytes come from |
 //! | `file` | its tables |
 //! | `code` | its code byte by byte |
 //! | `layout` | where the parts of an object are taken to lie |
@@ -23,6 +24,7 @@
 //! | `overlay` | bytes that run instead of the file's |
 //! | `boot` | what Linux makes of the code when it boots |
 //! | `relocation` | what each kind of relocation changes |
+//! | `relocation_table` | the relocations of a section, in pieces |
 //! | `names` | what its symbols say |
 //! | `reach` | what of the code a switcher's routines reach |
 //! | `segments` | what a loader maps, and where |
@@ -41,6 +43,7 @@ mod among;
 mod boot;
 mod choice;
 mod code;
+mod contents;
 mod data;
 mod dynamic;
 mod error;

@@ -8,8 +8,9 @@ use std::ops::Range;
 use object::elf::{STT_FILE, STT_FUNC, STT_GNU_IFUNC, STT_SECTION, STT_TLS};
 
 use super::code::FileCode;
+use super::contents::Contents;
 use super::error::{ReadError, likeness};
-use super::file::{Contents, File, Of, Symbol, shown};
+use super::file::{File, Of, Symbol, shown};
 use super::labels::{ENTRIES, hosts, ours};
 use super::linker_error::LinkerError;
 use super::places::LIMIT;

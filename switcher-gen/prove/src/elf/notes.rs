@@ -6,8 +6,9 @@ use std::ops::Range;
 use object::elf::SHT_NOTE;
 use object::read::elf::SectionHeader;
 
+use super::contents::{Contents, E};
 use super::error::ReadError;
-use super::file::{Contents, E, File};
+use super::file::File;
 use super::lengths::{Length, Lengths};
 use super::purpose::Purpose;
 

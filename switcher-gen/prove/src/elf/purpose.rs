@@ -7,8 +7,9 @@ use object::elf::{
 };
 use object::read::elf::SectionHeader;
 
+use super::contents::{Contents, E};
 use super::dynamic::Loaded;
-use super::file::{Contents, E, File, Section};
+use super::file::{File, Section};
 use super::front;
 use super::lengths::{Length, Lengths};
 

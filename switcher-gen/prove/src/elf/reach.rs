@@ -11,8 +11,8 @@ use std::ops::Range;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
 
 use super::code::{Area, FileCode};
+use super::contents::Contents;
 use super::error::ReadError;
-use super::file::Contents;
 use super::leads::{Across, Use, is_distance_of};
 use super::linker_error::LinkerError;
 use super::per_cpu;

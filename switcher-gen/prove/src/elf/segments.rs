@@ -7,7 +7,8 @@ use object::Endianness;
 use object::elf::{PT_LOAD, ProgramHeader64};
 use object::read::elf::ProgramHeader;
 
-use super::file::{Contents, E, File};
+use super::contents::{Contents, E};
+use super::file::File;
 
 /// The smallest unit that `mmap` maps.
 pub(super) const PAGE: u64 = 4096;

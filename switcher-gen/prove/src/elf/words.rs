@@ -7,8 +7,9 @@ use object::elf::SHF_ALLOC;
 
 use super::among::{self, FEW, Stream};
 use super::code::Area;
+use super::contents::Contents;
 use super::error::ReadError;
-use super::file::{Contents, File, Section};
+use super::file::{File, Section};
 use super::lengths::Lengths;
 use super::purpose::Purpose;
 use super::reached::{Named, Reached, TableContents};

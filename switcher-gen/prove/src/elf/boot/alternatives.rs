@@ -1,8 +1,8 @@
 //! `.altinstructions`: Linux's table of code that is put somewhere on some CPUs.
 
 use super::super::code::FileCode;
+use super::super::contents::Contents;
 use super::super::error::ReadError;
-use super::super::file::Contents;
 use super::replacement::Corrected;
 use super::tables::Table;
 use super::{Choice, Feature, Site, To};

@@ -27,9 +27,9 @@ use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 
 use super::choice::{Choice, Choices};
 use super::code::FileCode;
+use super::contents::Contents;
 use super::error::ReadError;
 use super::features::Feature;
-use super::file::Contents;
 use super::front;
 use super::overlay::Overlay;
 use bytes::{SEALED, jump, nops, plain};

@@ -6,8 +6,8 @@ use std::ops::Range;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, OpKind};
 
 use super::super::code::FileCode;
+use super::super::contents::Contents;
 use super::super::error::ReadError;
-use super::super::file::Contents;
 use super::super::leads::Use;
 use super::super::overlay::Piece;
 use super::bytes::{nops, plain};

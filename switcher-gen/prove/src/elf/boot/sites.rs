@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use super::super::code::{Area, FileCode};
+use super::super::contents::Contents;
 use super::super::error::ReadError;
-use super::super::file::{Contents, Of};
+use super::super::file::Of;
 use super::super::front;
 use super::bytes::ENDBR64;
 use super::tables::{Named, Table};

@@ -7,8 +7,9 @@
 use object::elf::{R_X86_64_PC32, R_X86_64_PC64, SHF_LINK_ORDER};
 
 use super::super::code::FileCode;
+use super::super::contents::Contents;
 use super::super::error::ReadError;
-use super::super::file::{Contents, Of};
+use super::super::file::Of;
 
 /// A table of entries of one size: all sections of its name, one after another, as a linker puts
 /// them.
