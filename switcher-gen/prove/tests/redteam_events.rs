@@ -703,8 +703,8 @@ fn what_has_interrupted_the_image_is_not_handed_on() {
     refused(&other, 38, "hook");
 }
 
-/// What others' event entries tell from the host's code has to be all that is executed: an exception
-/// of the rest would come to the host with a guest's RSP.
+/// What others' event entries tell from the host's code has to be all that is executed: an
+/// exception of the rest would come to the host with a guest's RSP.
 #[test]
 fn what_is_executed_lies_where_the_event_entries_say() {
     let ours = Ours::new("intel-4level");
