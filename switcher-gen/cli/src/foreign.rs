@@ -372,19 +372,23 @@ impl ForeignArgs {
         let of_variant = Request::default().on(variant);
         for (number, (choice, is_on)) in self.boot.iter().enumerate() {
             let twice = self.boot[..number].iter().any(|(other, _)| other == choice);
-            let is_other = of_variant.says(choice).is_some_and(|says| says != *is_on);
+            let differs = |says: bool| says != *is_on;
             // Whether returns have a thunk follows from the faults of a CPU, of which a variant
             // knows some.
-            if twice || is_other && *choice != Choice::ReturnThunk {
-                let why =
-                    if twice { "is said twice" } else { "is otherwise on the variant's hosts" };
-                return Err(Failure::Usage(format!("`--boot {choice}`: it {why}")));
-            }
+            let is_other =
+                of_variant.says(choice).is_some_and(differs) && *choice != Choice::ReturnThunk;
+            let why = match request.says(choice).is_some_and(differs) {
+                _ if twice => "is said twice",
+                _ if is_other => "is otherwise on the variant's hosts",
+                true => "contradicts what else is said",
+                false => {
+                    request = request.with_choice(choice.clone(), *is_on);
+                    continue;
+                }
+            };
+            return Err(Failure::Usage(format!("`--boot {choice}`: it {why}")));
         }
-        let said = self.boot.iter();
-        Ok(said
-            .fold(request, |all, (choice, is_on)| all.with_choice(choice.clone(), *is_on))
-            .on(variant))
+        Ok(request.on(variant))
     }
 
     /// Where the TSS and the switcher's data lie.

@@ -154,6 +154,11 @@ fn clauses_are_added_and_waived_by_name() {
         (&["--symbol", "x"], "entry_IRETQ_switcher=native_irq_return_iret"),
         (&["--boot", "la57"], "on or off"),
         (&["--boot", "la58=on"], "7*32+11"),
+        (&["--boot", "fineibt=on", "--boot", "fineibt=on"], "is said twice"),
+        (&["--boot", "la57=on"], "is otherwise on the variant's hosts"),
+        (&["--boot", "linux-6.5=off", "--boot", "linux-6.10=on"], "contradicts what else is said"),
+        (&["--boot", "linux-6.10=on", "--boot", "linux-6.5=off"], "contradicts what else is said"),
+        (&["--feature", "smap", "--boot", "smap=off"], "contradicts what else is said"),
         (&["--layout", "/nonexistent"], "/nonexistent"),
     ] {
         let text = prove(2, &right, arguments);

@@ -79,7 +79,7 @@ pub(crate) fn is_of_address<D: Domain>(d: &D, state: &Machine<D>, word: D::Word)
 }
 
 /// Whether a word is made of the address of a stack that a guest's registers lie on.
-pub(crate) fn is_of_frame<D: Domain>(d: &D, state: &Machine<D>, word: D::Word) -> bool {
+pub(crate) fn is_of_guests_stack<D: Domain>(d: &D, state: &Machine<D>, word: D::Word) -> bool {
     state.memory.regions.iter().any(|region| {
         matches!(region.name, RegionName::Sp0Stack | RegionName::IstStack)
             && d.shares(word, region.base)

@@ -5,7 +5,7 @@ use crate::obligation;
 use crate::obligation::Obligation;
 use crate::run::arms::memory::{Lies, Strayed, is_partly_within};
 use crate::run::arms::origin_set::Origins;
-use crate::run::arms::points::{is_counted, is_of_frame, origins};
+use crate::run::arms::points::{is_counted, is_of_guests_stack, origins};
 use crate::run::origins::{is_a_leak, is_steered, steers_the_host};
 use crate::run::watch::Watch;
 use switcher_model::program::{MemoryOperand, Op, Operand, Operation, Segment};
@@ -58,9 +58,9 @@ impl<D: Domain> Eye<'_, '_, D> {
     /// own.
     fn leaves(&mut self, d: &D, state: &Machine<D>, value: D::Word, to: [bool; 2]) {
         let [to_guest, to_host] = to;
-        let is_of_frame = to_host && is_of_frame(d, state, value);
+        let is_of_guests_stack = to_host && is_of_guests_stack(d, state, value);
         self.strayed.tells |= to_guest && is_a_leak(d, value);
-        self.strayed.steers |= is_of_frame || to_host && steers_the_host(d, value);
+        self.strayed.steers |= is_of_guests_stack || to_host && steers_the_host(d, value);
     }
 
     /// Where what is stored comes from, if it is not known any more where it lies then. Where code

@@ -6,7 +6,7 @@ use crate::goal::Goals;
 use crate::layouts::ExtraField;
 use crate::obligation;
 use crate::run::arms::memory::Strayed;
-use crate::run::arms::points::{To, is_of_address, is_of_frame, points_to};
+use crate::run::arms::points::{To, is_of_address, is_of_guests_stack, points_to};
 use crate::run::events::untold;
 use crate::run::host_return;
 use crate::run::origins::is_a_leak;
@@ -85,7 +85,7 @@ pub(crate) fn at_caller<D: Domain>(
     for register in all.filter(|register| !is_any(*register)) {
         let word = machine.get(register);
         // RAX is to point to the frame: see above.
-        let is_address = register != Gpr::Rax && is_of_frame(d, machine, word);
+        let is_address = register != Gpr::Rax && is_of_guests_stack(d, machine, word);
         let is_free = !is_address && !steers_the_host(d, word);
         goals.add(obligation::EXIT_SCRATCH, d.bit(is_free), register.name());
     }
