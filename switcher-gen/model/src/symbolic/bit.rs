@@ -169,17 +169,6 @@ impl Pool {
         }
     }
 
-    /// The sides of [`Node::Eq`], as few bits as there are: constants are put together again.
-    pub(super) fn sides(&self, a: Word, b: Word) -> (Vec<Literal>, Vec<Literal>) {
-        let pairs = self.bits(a).into_iter().zip(self.bits(b));
-        let pairs = pairs.take_while(|pair| pair.1 != Literal::ZERO);
-        let tidy = |(a, b): (Literal, Literal)| match a {
-            Literal::ZERO => (b.plain(), Literal::from_bool(b.inverted())),
-            _ => (a, b),
-        };
-        pairs.map(tidy).unzip()
-    }
-
     pub(super) fn lt(&mut self, a: Word, b: Word) -> Bit {
         // High bits in common do not matter.
         let (mut left, mut right) = (self.bits(a), self.bits(b));

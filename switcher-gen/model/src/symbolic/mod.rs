@@ -23,10 +23,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod answered;
 mod bit;
 mod eval;
 mod lists;
+mod lowering;
 mod path;
+mod question;
 #[cfg(feature = "z3")]
 mod second;
 mod show;

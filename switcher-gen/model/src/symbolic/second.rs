@@ -5,15 +5,16 @@ use std::collections::HashMap;
 use z3::SatResult;
 use z3::ast::{BV, Bool};
 
+use super::question::Question;
 use super::word::Node;
-use super::word::{Atom, Literal, Pool, Slice};
+use super::word::{Atom, Literal, Slice};
 use super::{Bit, Word};
 
-/// Whether the conjuncts can be true together; nothing, if Z3 gives up.
-pub(super) fn satisfiable(pool: &Pool, conjuncts: &[Bit]) -> Option<bool> {
+/// The answer; nothing, if Z3 gives up.
+pub(super) fn satisfiable(question: &Question) -> Option<bool> {
     let solver = z3::Solver::new();
-    let mut translation = Translation { pool, atoms: HashMap::new() };
-    for &bit in conjuncts {
+    let mut translation = Translation { question, atoms: HashMap::new() };
+    for &bit in question.asked() {
         solver.assert(translation.bit(bit));
     }
     match solver.check() {
@@ -24,14 +25,14 @@ pub(super) fn satisfiable(pool: &Pool, conjuncts: &[Bit]) -> Option<bool> {
 }
 
 struct Translation<'a> {
-    pool: &'a Pool,
+    question: &'a Question,
     /// Of 64 bits each.
     atoms: HashMap<u32, BV>,
 }
 
 impl Translation<'_> {
     fn bit(&mut self, bit: Bit) -> Bool {
-        let plain = match self.pool.node(bit) {
+        let plain = match self.question.node(bit) {
             Node::True => Bool::from_bool(true),
             Node::Of(literal) => self.literal(literal).eq(BV::from_u64(1, 1)),
             Node::Eq(a, b) => self.word(a).eq(self.word(b)),
@@ -49,8 +50,8 @@ impl Translation<'_> {
     }
 
     fn word(&mut self, word: Word) -> BV {
-        let pool = self.pool;
-        let parts = pool.slices(word).iter().map(|&slice| match slice {
+        let question = self.question;
+        let parts = question.slices(word).iter().map(|&slice| match slice {
             Slice::Const { width, value } => BV::from_u64(value, width),
             Slice::Fill { width, literal } => self.literal(literal).sign_ext(width - 1),
             Slice::Part { width, first } => {
@@ -68,9 +69,9 @@ impl Translation<'_> {
         if let Some(term) = self.atoms.get(&id) {
             return term.clone();
         }
-        let entry = &self.pool.atoms[id as usize];
-        let term = match entry.atom {
-            Atom::Variable(index) => BV::new_const(index, entry.width).zero_ext(64 - entry.width),
+        let (atom, width) = self.question.atom(id);
+        let term = match atom {
+            Atom::Variable(index) => BV::new_const(index, width).zero_ext(64 - width),
             Atom::Sum(a, constant) => self.word(a).bvadd(BV::from_u64(constant, 64)),
             Atom::Add(a, b) => self.word(a).bvadd(self.word(b)),
             Atom::Sub(a, b) => self.word(a).bvsub(self.word(b)),

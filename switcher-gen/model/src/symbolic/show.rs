@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::word::Node;
-use super::word::{Atom, Literal, Pool, Slice, slices};
+use super::word::{Atom, Literal, Pool, Slice, sides, slices};
 use super::{Bit, Word};
 
 /// What is deeper is shown as dots: text has no sharing, so it could be endless.
@@ -138,7 +138,7 @@ impl Pool {
                 format!("{}{text}", pick("", "!"))
             }
             Node::Eq(a, b) => {
-                let (a, b) = self.sides(a, b);
+                let (a, b) = sides(&self.bits(a), &self.bits(b));
                 let (a, b) = (self.show_literals(&a, depth), self.show_literals(&b, depth));
                 format!("({a} {} {b})", pick("==", "!="))
             }

@@ -7,17 +7,14 @@ use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use ordeal::{BoolTerm, BvTerm, CheckResult, Sort};
-
 use foldhash::HashMap;
 
-use super::Bit;
 use super::eval::{Guess, Scratch, Values};
-use super::word::Node;
-use super::word::{Atom, Literal, Pool, Slice, slices};
+use super::lowering::Verdict;
+use super::question::Question;
+use super::word::Pool;
+use super::{Bit, answered, lowering};
 
-/// After so many conflicts ordeal gives up. Queries of real code need a few dozen.
-const CONFLICTS: u64 = 5_000;
 /// How often it may give up on the questions of one target before none is asked any more: where one
 /// is too hard, so are many, and each takes seconds.
 pub(super) const GIVE_UPS: u32 = 4;
@@ -34,11 +31,11 @@ pub struct Statistics {
     pub model: u64,
     /// By an earlier answer to the same question.
     pub cache: u64,
-    /// By ordeal.
+    /// By ordeal, now or when another proof asked the same.
     pub solver: u64,
     /// ordeal's certificates that were checked once more.
     pub rechecked: u64,
-    /// The time that ordeal took, translation included.
+    /// The time that ordeal and the translation took.
     pub solver_time: Duration,
     /// The longest that it took for one question.
     pub slowest: Duration,
@@ -180,58 +177,27 @@ impl Solver {
         values
     }
 
-    /// What ordeal says; with the feature `z3`, if Z3 says the same.
+    /// What the solver says.
     pub(super) fn ask(&mut self, pool: &Pool, conjuncts: &[Bit]) -> Answer {
-        let answer = self.ask_ordeal(pool, conjuncts);
-        #[cfg(feature = "z3")]
-        {
-            let second = super::second::satisfiable(pool, conjuncts);
-            let agree = match &answer {
-                Answer::Unsatisfiable => second == Some(false),
-                Answer::Satisfiable(_) => second == Some(true),
-                Answer::Unknown(_) => true,
-            };
-            if !agree {
-                return Answer::Unknown(format!("ordeal: {answer:?}, Z3: {second:?}"));
-            }
-        }
-        answer
-    }
-
-    fn ask_ordeal(&mut self, pool: &Pool, conjuncts: &[Bit]) -> Answer {
         if self.given_up >= GIVE_UPS {
             let why = format!("ordeal was not asked: it has given up {GIVE_UPS} times before");
             return Answer::Unknown(why);
         }
         let start = Instant::now();
-        let mut solver = ordeal::Solver::new();
-        for term in Lowering::new(pool, conjuncts).finish(conjuncts) {
-            solver.assert(term);
-        }
-        let result = solver.check_with_limit(CONFLICTS);
+        let (question, variables) = Question::new(pool, conjuncts);
+        // Whoever wants a certificate checked wants one.
+        let known = if self.recheck { None } else { answered::known(&question) };
+        let verdict = known.unwrap_or_else(|| self.ask_first(question));
         let took = start.elapsed();
         self.statistics.solver += 1;
         self.statistics.solver_time += took;
         self.statistics.slowest = self.statistics.slowest.max(took);
-        match result {
-            CheckResult::Unsat(certificate) => {
-                if self.recheck {
-                    if let Err(error) = certificate.recheck() {
-                        return Answer::Unknown(format!(
-                            "ordeal's certificate is invalid: {error}"
-                        ));
-                    }
-                    self.statistics.rechecked += 1;
-                }
-                Answer::Unsatisfiable
-            }
-            CheckResult::Sat(model) => {
+        match verdict {
+            Verdict::Unsatisfiable => Answer::Unsatisfiable,
+            Verdict::Satisfiable(model) => {
                 let mut values = vec![0; pool.variables.len()];
-                for (name, value) in model.assignments {
-                    let index = name.strip_prefix('v').and_then(|index| index.parse().ok());
-                    if let Some(to) = index.and_then(|index: usize| values.get_mut(index)) {
-                        *to = value as u64;
-                    }
+                for (&value, variable) in model.iter().zip(variables) {
+                    values[variable as usize] = value;
                 }
                 if self.holds(pool, &values, conjuncts) {
                     Answer::Satisfiable(self.keep(pool, values))
@@ -239,11 +205,32 @@ impl Solver {
                     Answer::Unknown("ordeal's model is no model".into())
                 }
             }
-            CheckResult::Unknown => {
+            Verdict::Unknown(why) => {
                 self.given_up += 1;
-                Answer::Unknown(format!("ordeal gave up after {CONFLICTS} conflicts"))
+                Answer::Unknown(why)
             }
         }
+    }
+
+    /// What ordeal says; with the feature `z3`, if Z3 says the same.
+    fn ask_first(&mut self, question: Question) -> Verdict {
+        let verdict = lowering::ask(&question, self.recheck);
+        self.statistics.rechecked +=
+            u64::from(self.recheck && matches!(verdict, Verdict::Unsatisfiable));
+        #[cfg(feature = "z3")]
+        {
+            let second = super::second::satisfiable(&question);
+            let agree = match &verdict {
+                Verdict::Unsatisfiable => second == Some(false),
+                Verdict::Satisfiable(_) => second == Some(true),
+                Verdict::Unknown(_) => true,
+            };
+            if !agree {
+                return Verdict::Unknown(format!("ordeal: {verdict:?}, Z3: {second:?}"));
+            }
+        }
+        answered::keep(question, &verdict);
+        verdict
     }
 }
 
@@ -267,215 +254,4 @@ fn cone(pool: &Pool, path: &[Bit], goal: Bit) -> (Vec<Bit>, HashSet<u32>) {
             return (inside, variables);
         }
     }
-}
-
-/// The translation to ordeal's terms. Those are trees; what is used twice becomes a variable and an
-/// equation that defines it.
-struct Lowering<'a> {
-    pool: &'a Pool,
-    atom_uses: HashMap<u32, u32>,
-    node_uses: HashMap<usize, u32>,
-    defined: HashSet<String>,
-    equations: Vec<BoolTerm>,
-}
-
-impl<'a> Lowering<'a> {
-    fn new(pool: &'a Pool, conjuncts: &[Bit]) -> Self {
-        let mut lowering = Self {
-            pool,
-            atom_uses: HashMap::default(),
-            node_uses: HashMap::default(),
-            defined: HashSet::new(),
-            equations: Vec::new(),
-        };
-        for &bit in conjuncts {
-            lowering.count(bit);
-        }
-        lowering
-    }
-
-    fn finish(mut self, conjuncts: &[Bit]) -> Vec<BoolTerm> {
-        let mut terms: Vec<_> = conjuncts.iter().map(|&bit| self.bit(bit)).collect();
-        terms.append(&mut self.equations);
-        terms
-    }
-
-    fn count(&mut self, bit: Bit) {
-        let uses = self.node_uses.entry(bit.index()).or_default();
-        *uses += 1;
-        if *uses > 1 {
-            return;
-        }
-        match self.pool.node(bit) {
-            Node::True => {}
-            Node::Of(literal) => self.count_literals(&[literal]),
-            Node::Eq(a, b) => {
-                let (a, b) = self.pool.sides(a, b);
-                self.count_literals(&a);
-                self.count_literals(&b);
-            }
-            Node::Lt(a, b) => {
-                self.count_literals(&self.pool.bits(a));
-                self.count_literals(&self.pool.bits(b));
-            }
-            Node::And(a, b) => {
-                self.count(a);
-                self.count(b);
-            }
-        }
-    }
-
-    fn count_literals(&mut self, literals: &[Literal]) {
-        for slice in slices(literals) {
-            let (Slice::Part { first: literal, .. } | Slice::Fill { literal, .. }) = slice else {
-                continue;
-            };
-            let Some(atom) = literal.atom() else { continue };
-            let uses = self.atom_uses.entry(atom).or_default();
-            *uses += 1;
-            if *uses > 1 {
-                continue;
-            }
-            match self.pool.atoms[atom as usize].atom {
-                Atom::Variable(_) => {}
-                Atom::Sum(a, _) => self.count_literals(&self.pool.bits(a)),
-                Atom::Add(a, b) | Atom::Sub(a, b) | Atom::And(a, b) | Atom::Xor(a, b) => {
-                    self.count_literals(&self.pool.bits(a));
-                    self.count_literals(&self.pool.bits(b));
-                }
-                Atom::Select(condition, a, b) => {
-                    self.count(condition);
-                    self.count_literals(&self.pool.bits(a));
-                    self.count_literals(&self.pool.bits(b));
-                }
-                Atom::Truth(bit) => self.count(bit),
-            }
-        }
-    }
-
-    fn bit(&mut self, bit: Bit) -> BoolTerm {
-        let shared = self.node_uses.get(&bit.index()).is_some_and(|&uses| uses > 1);
-        let term = match self.pool.node(bit) {
-            Node::True => eq(constant(0, 1), constant(0, 1)),
-            Node::Of(literal) => eq(self.literals(&[literal]), constant(1, 1)),
-            _ if shared => {
-                let name = format!("n{}", bit.index());
-                if self.defined.insert(name.clone()) {
-                    let plain = bit.negate_if(bit.negated());
-                    let term = number(self.plain(plain));
-                    self.equations.push(eq(variable(name.clone(), 1), term));
-                }
-                eq(variable(name, 1), constant(1, 1))
-            }
-            _ => self.plain(bit),
-        };
-        if bit.negated() { BoolTerm::Not(Box::new(term)) } else { term }
-    }
-
-    /// A node, without its negation.
-    fn plain(&mut self, bit: Bit) -> BoolTerm {
-        match self.pool.node(bit) {
-            Node::Eq(a, b) => {
-                let (a, b) = self.pool.sides(a, b);
-                eq(self.literals(&a), self.literals(&b))
-            }
-            Node::Lt(a, b) => {
-                let (a, b) = (self.pool.bits(a), self.pool.bits(b));
-                let zeros = a.iter().zip(&b).rev();
-                let zeros = zeros.take_while(|pair| pair == &(&Literal::ZERO, &Literal::ZERO));
-                let width = 64 - zeros.count();
-                let (a, b) = (self.literals(&a[..width]), self.literals(&b[..width]));
-                BoolTerm::Ult(Box::new(a), Box::new(b))
-            }
-            Node::And(a, b) => BoolTerm::And(Box::new(self.bit(a)), Box::new(self.bit(b))),
-            Node::True | Node::Of(_) => self.bit(bit.negate_if(bit.negated())),
-        }
-    }
-
-    fn literals(&mut self, literals: &[Literal]) -> BvTerm {
-        let parts = slices(literals).into_iter().map(|slice| match slice {
-            Slice::Const { width, value } => constant(value, width),
-            Slice::Part { width, first } => self.part(first, width),
-            Slice::Fill { width, literal } => {
-                BvTerm::SignExt { by: width - 1, arg: Box::new(self.part(literal, 1)) }
-            }
-        });
-        let concat = |low, high| BvTerm::Concat(Box::new(high), Box::new(low));
-        parts.reduce(concat).unwrap_or_else(|| constant(0, 1))
-    }
-
-    /// So many bits of an atom, from a literal up.
-    fn part(&mut self, first: Literal, width: u32) -> BvTerm {
-        let Some(atom) = first.atom() else { return constant(first.inverted().into(), width) };
-        let entry = &self.pool.atoms[atom as usize];
-        let shared = self.atom_uses.get(&atom).is_some_and(|&uses| uses > 1);
-        let term = match entry.atom {
-            Atom::Variable(index) => {
-                extract(variable(format!("v{index}"), entry.width), entry.width, first, width)
-            }
-            _ if shared => {
-                let name = format!("a{atom}");
-                if self.defined.insert(name.clone()) {
-                    let term = self.operation(entry.atom, 0, entry.width);
-                    self.equations.push(eq(variable(name.clone(), entry.width), term));
-                }
-                extract(variable(name, entry.width), entry.width, first, width)
-            }
-            Atom::Sum(..) | Atom::Add(..) | Atom::Sub(..) => {
-                // Higher bits do not matter.
-                let end = first.index() + width;
-                extract(self.operation(entry.atom, 0, end), end, first, width)
-            }
-            _ => self.operation(entry.atom, first.index(), width),
-        };
-        if first.inverted() { BvTerm::Not(Box::new(term)) } else { term }
-    }
-
-    /// Some bits of an operation's result: in a sum, from bit 0 up.
-    fn operation(&mut self, atom: Atom, low: u32, width: u32) -> BvTerm {
-        let range = low as usize..(low + width) as usize;
-        let pool = self.pool;
-        let mut side = |word| Box::new(self.literals(&pool.bits(word)[range.clone()]));
-        match atom {
-            Atom::Variable(index) => variable(format!("v{index}"), width),
-            Atom::Sum(a, c) => BvTerm::Add(side(a), Box::new(constant(c, width))),
-            Atom::Add(a, b) => BvTerm::Add(side(a), side(b)),
-            Atom::Sub(a, b) => BvTerm::Sub(side(a), side(b)),
-            Atom::And(a, b) => BvTerm::And(side(a), side(b)),
-            Atom::Xor(a, b) => BvTerm::Xor(side(a), side(b)),
-            Atom::Select(condition, a, b) => {
-                let (then_, else_) = (side(a), side(b));
-                BvTerm::Ite { cond: Box::new(self.bit(condition)), then_, else_ }
-            }
-            Atom::Truth(bit) => number(self.bit(bit)),
-        }
-    }
-}
-
-fn constant(value: u64, width: u32) -> BvTerm {
-    let value = u128::from(value & super::word::low_bits(width));
-    BvTerm::Const { value, sort: Sort::new(width) }
-}
-
-fn variable(name: String, width: u32) -> BvTerm {
-    BvTerm::Var { name, sort: Sort::new(width) }
-}
-
-fn eq(a: BvTerm, b: BvTerm) -> BoolTerm {
-    BoolTerm::Eq(Box::new(a), Box::new(b))
-}
-
-/// A truth value as a number of one bit.
-fn number(truth: BoolTerm) -> BvTerm {
-    let (then_, else_) = (Box::new(constant(1, 1)), Box::new(constant(0, 1)));
-    BvTerm::Ite { cond: Box::new(truth), then_, else_ }
-}
-
-/// So many bits of a term of `of` bits, from the index of `first` up.
-fn extract(term: BvTerm, of: u32, first: Literal, width: u32) -> BvTerm {
-    let lo = first.index();
-    if width == of {
-        return term;
-    }
-    BvTerm::Extract { hi: lo + width - 1, lo, arg: Box::new(term) }
 }

@@ -507,3 +507,76 @@ fn assumptions_made_in_a_run_end_with_it() {
     assert_eq!(explored, Ok(Explored { visited: 1, pruned: 2 }));
     assert!(!holds(&d.check(d.test(x, 1))));
 }
+
+/// What makes it safe to answer a question once for all: it says all that its answer depends on.
+#[test]
+fn equal_questions_are_true_for_as_many_numbers_whoever_asks() {
+    use std::collections::HashMap;
+
+    let mut asked: HashMap<question::Question, usize> = HashMap::new();
+    let (mut met_again, mut other_names) = (0, 0);
+    for seed in 1..400_u64 {
+        // The same terms twice: with other names, and after terms that nobody asks for.
+        let first = Symbolic::default();
+        let second = Symbolic::default();
+        let z = second.variable("z", 64);
+        let _ = second.lt(second.add(z, second.word(seed)), second.shl(z, 3));
+        let questions = [(first, ["a", "b"]), (second, ["x", "y"])].map(|(d, names)| {
+            let [a, b] = names.map(|name| d.variable(name, 3));
+            let places = [a, d.sub(a, b), d.sar(d.shl(b, 61), 61), d.add(a, b), b];
+            let (_, bits) = random_terms(&d, places, seed.wrapping_mul(0xFACE_5EED), 25);
+            let of = |&bit: &Bit| {
+                let (question, _) = question::Question::new(&d.pool.borrow(), &[bit]);
+                let model = |i: u64| names.into_iter().zip([i & 7, i >> 3]).collect();
+                let times = (0..64).filter(|&i| d.evaluate_bit(&model(i), bit)).count();
+                (question, times)
+            };
+            bits.iter().map(of).collect::<Vec<_>>()
+        });
+        other_names += questions[0].iter().zip(&questions[1]).filter(|two| two.0 == two.1).count();
+        for (question, times) in questions.into_iter().flatten() {
+            met_again += usize::from(asked.contains_key(&question));
+            let before = *asked.entry(question).or_insert(times);
+            assert_eq!(before, times, "seed {seed}");
+        }
+    }
+    assert!(
+        other_names > 3000 && met_again > 5000 && asked.len() > 700,
+        "{other_names} {met_again} {}",
+        asked.len()
+    );
+}
+
+#[test]
+fn a_question_is_answered_once_and_its_model_is_the_askers() {
+    let ask = |names: [&str; 3]| {
+        let d = Symbolic::default();
+        let [unused, x, y] = names.map(|name| d.variable(name, 64));
+        // Only here, so that no other test has asked; and no guess finds it: carries.
+        let sum = d.add(d.add(x, y), d.shl(x, 5));
+        let goal = d.not(
+            d.both(d.is(sum, 0x0FED_CBA9_8765_4321), d.is(d.sub(d.shl(y, 1), x), 0x0A0A_0A0B)),
+        );
+        let Validity::Fails(model) = d.check(goal) else { panic!() };
+        assert!(!d.evaluate_bit(&model, goal), "{model}");
+        assert_eq!(d.statistics().solver, 1);
+        let (question, variables) = question::Question::new(&d.pool.borrow(), &[goal.negate()]);
+        let of = |word: Word| d.pool.borrow().support(word)[0];
+        assert!(variables.contains(&of(x)) && variables.contains(&of(y)));
+        assert!(!variables.contains(&of(unused)));
+        (question, model.value(names[1]), model.value(names[2]))
+    };
+    let (question, x, y) = ask(["u", "x", "y"]);
+    assert!(matches!(answered::known(&question), Some(lowering::Verdict::Satisfiable(_))));
+    // Numbers that are no model are not believed.
+    let wrong = lowering::Verdict::Satisfiable([x ^ 1, y].into());
+    let d = Symbolic::default();
+    let [p, q] = ["p", "q"].map(|name| d.variable(name, 64));
+    let other = d.both(d.is(d.add(d.add(p, q), d.shl(p, 7)), 0x77), d.is(d.sub(q, p), 0x3_0001));
+    let (other_question, _) = question::Question::new(&d.pool.borrow(), &[other]);
+    answered::keep(other_question, &wrong);
+    let answer = d.solver.borrow_mut().ask(&d.pool.borrow(), &[other]);
+    assert!(matches!(answer, solve::Answer::Unknown(why) if why.contains("no model")));
+    // The same again by other names.
+    assert_eq!(ask(["f", "g", "h"]), (question, x, y));
+}

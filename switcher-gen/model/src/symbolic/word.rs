@@ -128,6 +128,29 @@ pub(super) fn slices(literals: &[Literal]) -> Vec<Slice> {
     slices
 }
 
+/// The literals of some slices, zeros above.
+pub(super) fn bits(slices: &[Slice]) -> Bits {
+    let mut bits = [Literal::ZERO; 64];
+    let mut at = bits.iter_mut();
+    for &slice in slices {
+        for (i, bit) in (0..slice.width()).zip(&mut at) {
+            *bit = slice.literal(i);
+        }
+    }
+    bits
+}
+
+/// The sides of [`Node::Eq`], as few bits as there are: constants are put together again.
+pub(super) fn sides(a: &Bits, b: &Bits) -> (Vec<Literal>, Vec<Literal>) {
+    let pairs = a.iter().copied().zip(b.iter().copied());
+    let pairs = pairs.take_while(|pair| pair.1 != Literal::ZERO);
+    let tidy = |(a, b): (Literal, Literal)| match a {
+        Literal::ZERO => (b.plain(), Literal::from_bool(b.inverted())),
+        _ => (a, b),
+    };
+    pairs.map(tidy).unzip()
+}
+
 /// Mask of the low `width` bits, `width` being at most 64.
 pub(super) fn low_bits(width: u32) -> u64 {
     u64::MAX.checked_shr(64 - width).unwrap_or(0)
@@ -207,14 +230,7 @@ impl Pool {
     }
 
     pub(super) fn bits(&self, word: Word) -> Bits {
-        let mut bits = [Literal::ZERO; 64];
-        let mut at = bits.iter_mut();
-        for &slice in self.slices(word) {
-            for (i, bit) in (0..slice.width()).zip(&mut at) {
-                *bit = slice.literal(i);
-            }
-        }
-        bits
+        bits(self.slices(word))
     }
 
     /// One of a word's bits.
