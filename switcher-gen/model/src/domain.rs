@@ -44,11 +44,16 @@ pub enum Origin {
     /// The host's address of memory that the guest writes: no guest may learn it, and whoever loads
     /// from there has what the guest likes.
     GuestMemory,
+    /// The host's address of memory of its own in which values of a guest's lie, too: a stack with
+    /// frames, the per-CPU block. Whoever loads from there may have what the guest likes.
+    MixedMemory,
+    /// The host's address of its own stack.
+    HostStack,
 }
 
 impl Origin {
     /// All, by number.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Guest,
         Self::GuestStackPointer,
         Self::Shared,
@@ -62,6 +67,8 @@ impl Origin {
         Self::Place,
         Self::Found,
         Self::GuestMemory,
+        Self::MixedMemory,
+        Self::HostStack,
     ];
 
     /// Whether it may arrive at CPL 3, or lie in memory that CPL 3 can read.
@@ -80,6 +87,8 @@ impl Origin {
             | Self::InterruptedBase
             | Self::Place
             | Self::GuestMemory
+            | Self::MixedMemory
+            | Self::HostStack
             | Self::Found => false,
         }
     }
@@ -96,7 +105,13 @@ impl Origin {
             | Self::Interrupted
             | Self::InterruptedBase
             | Self::Found => true,
-            Self::Host | Self::Cpu | Self::Code | Self::Place | Self::GuestMemory => false,
+            Self::Host
+            | Self::Cpu
+            | Self::Code
+            | Self::Place
+            | Self::GuestMemory
+            | Self::MixedMemory
+            | Self::HostStack => false,
         }
     }
 
@@ -104,7 +119,13 @@ impl Origin {
     #[must_use]
     pub const fn is_the_hosts(self) -> bool {
         match self {
-            Self::Host | Self::Stale | Self::Place | Self::GuestMemory | Self::Found => true,
+            Self::Host
+            | Self::Stale
+            | Self::Place
+            | Self::GuestMemory
+            | Self::MixedMemory
+            | Self::HostStack
+            | Self::Found => true,
             Self::Guest
             | Self::GuestStackPointer
             | Self::Shared
@@ -132,6 +153,8 @@ impl Origin {
             | Self::Code
             | Self::Place
             | Self::GuestMemory
+            | Self::MixedMemory
+            | Self::HostStack
             | Self::Found => false,
         }
     }

@@ -337,6 +337,53 @@ fn an_arm_leaves_no_address_of_the_guests_registers_to_the_host() {
     }
 }
 
+/// Nor of anything else that a guest's values lie in; and where two arms come together, what either
+/// has made of such an address is not forgotten.
+#[test]
+fn an_arm_leaves_no_address_of_memory_with_a_guests_values_to_the_host() {
+    let slot = |from: &str| format!("\tmovq\t{from}, %rcx\n\tmovq\t%rcx, 8(%rsp)\n");
+    proved("the host's root", &own_exit("", &slot("%gs:HOST_CR3")));
+    // Frames lie on each stack of the IST.
+    for ist in 0..7 {
+        let place = 0x24 + 8 * ist;
+        refuted("IST", &own_exit("", &slot(&format!("%gs:{place:#x}"))), "exit-scratch");
+        let code = format!("\tmovq\t%gs:{place:#x}, %rax\n");
+        refuted("IST", &own_exit("", &code), "untaken-memory");
+    }
+    // The guest's RSP lies in TSS.sp2, and as smod_rsp.
+    let at = |place: &str| format!("\trdgsbase\t%rcx\n\taddq\t${place}, %rcx\n");
+    for place in ["0x14", "SMOD_RSP"] {
+        let code = format!("{}\tmovq\t%rcx, 8(%rsp)\n", at(place));
+        refuted(&code, &own_exit("", &code), "exit-scratch");
+    }
+    // Either arm may come first, and what is done to both may undo what was done to one.
+    let joined = |one: &str, other: &str, after: &str| {
+        let split = "\tcmpq\t%rsp, %rsp\n";
+        own_exit("", &format!("{split}\tjne\t6f\n{one}\tjmp\t7f\n6:{other}\tjmp\t7f\n7:{after}"))
+    };
+    let own = "\tmovq\t0x28(%rsp), %rcx\n";
+    let store = "\tmovq\t%rcx, 8(%rsp)\n";
+    for (address, undo) in [
+        ("\tmovq\t%gs:TSS_SP0, %rcx\n\tnegq\t%rcx\n", "\tnegq\t%rcx\n"),
+        ("\tmovq\t%gs:0x24, %rcx\n\tnotq\t%rcx\n", "\tnotq\t%rcx\n"),
+        ("\trdgsbase\t%rcx\n\tnegq\t%rcx\n", "\tnegq\t%rcx\n"),
+        ("\tmovq\t%gs:TSS_SP0, %rcx\n\taddq\t$0x10000, %rcx\n", "\tsubq\t$0x10000, %rcx\n"),
+    ] {
+        for [one, other] in [[address, own], [own, address]] {
+            let registers = joined(one, other, &format!("{undo}{store}"));
+            refuted(address, &registers, "exit-scratch");
+            // By way of memory, below RSP.
+            let [one, other] =
+                [one, other].map(|code| format!("{code}\tmovq\t%rcx, -0x40(%rsp)\n"));
+            let load = format!("\tmovq\t-0x40(%rsp), %rcx\n{undo}{store}");
+            refuted(address, &joined(&one, &other, &load), "exit-scratch");
+            let rax = format!("{undo}\tmovq\t%rcx, %rax\n");
+            refuted(address, &joined(&one, &other, &rax), "untaken-memory");
+        }
+        proved("the caller's", &joined(own, own, &format!("{undo}{undo}{store}")));
+    }
+}
+
 /// Of the per-CPU block, a guest has chosen nothing but its RSP.
 #[test]
 fn the_block_holds_on_an_arm_nothing_that_a_guest_has_chosen() {

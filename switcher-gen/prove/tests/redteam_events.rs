@@ -747,3 +747,29 @@ fn nothing_is_handed_on_before_it_is_certain_whose_it_is() {
         refused(&ours.patched(fence, &[0x0F, 0x1F, 0x00]), obligation, "hook-root");
     }
 }
+
+/// Where the per-CPU block lies beside the code, its addresses are counted as the code's are: an
+/// arm of the exit would have the host pop one.
+#[test]
+fn an_arm_leaves_no_address_of_a_block_beside_the_code() {
+    let ours = Ours::new("intel-4level-percpu");
+    let pop = ours.code(Label::ReturnFromGuest, Code::Pop_r64);
+    let with = |address: u64| {
+        let named = MemoryOperand::with_base_displ(Register::RIP, address.cast_signed());
+        let more = [
+            Ok(Instruction::with2(Code::Cmp_r64_rm64, Register::RSP, Register::RSP).unwrap()),
+            Ok(ours.on(Code::Je_rel32_64)),
+            Instruction::with2(Code::Lea_r64_m, Register::RCX, named),
+            Instruction::with2(Code::Mov_rm64_r64, stack(8), Register::RCX),
+            Ok(Instruction::with2(Code::Xor_r32_rm32, Register::ECX, Register::ECX).unwrap()),
+        ];
+        let more: Vec<_> = more.into_iter().map(Result::unwrap).collect();
+        mutate::inserted(&ours.target, pop, &more).unwrap()
+    };
+    proved(&with(pop));
+    let block = Target::BASE - PerCpu::BEFORE_CODE;
+    let extra = PerCpu::tss_extra.bytes() as u64;
+    let smod_rsp = block + extra + TssExtra::smod_rsp.bytes() as u64;
+    let Findings { refuted, .. } = Prover::default().findings(&with(smod_rsp)).unwrap();
+    assert!(refuted.iter().any(|found| found.obligation.name == "exit-scratch"), "{refuted:?}");
+}

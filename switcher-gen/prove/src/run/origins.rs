@@ -1,5 +1,7 @@
 //! What a value says of others: whether a guest may learn it, and whether a guest has chosen it.
 
+use crate::target::Target;
+use switcher_gen::layout::Placement;
 use switcher_model::{Domain, Origin};
 
 /// Whether a value says anything that no guest may learn.
@@ -16,4 +18,36 @@ pub(crate) fn is_steered<D: Domain>(d: &D, word: D::Word) -> bool {
 /// on such a value, or is made of the address of what the guest writes.
 pub(crate) fn steers_the_host<D: Domain>(d: &D, word: D::Word) -> bool {
     is_steered(d, word) || d.mentions(word, |origin| origin == Origin::GuestMemory)
+}
+
+/// Whether a word is made of the address of memory of the host's in which values of a guest's lie,
+/// too, in whatever way. Where the per-CPU block lies beside the code, what is made of an address of
+/// the code's may be one of the block's, if it is not seen to be the code's.
+pub(crate) fn is_of_mixed_memory<D: Domain>(d: &D, target: &Target, word: D::Word) -> bool {
+    let is_beside_code = target.setting.variant.placement() == Placement::PerCpu;
+    let is_of_code = || d.code_at(word).is_some_and(|at| target.program.contains(at));
+    d.mentions(word, |origin| {
+        origin == Origin::MixedMemory || is_beside_code && origin == Origin::Place
+    }) && !is_of_code()
+}
+
+/// Whether a word is made of the address of anything, in whatever way: cut, added to, or chosen.
+pub(crate) fn is_of_address<D: Domain>(d: &D, word: D::Word) -> bool {
+    d.mentions(word, |origin| match origin {
+        Origin::MixedMemory
+        | Origin::GuestMemory
+        | Origin::HostStack
+        | Origin::InterruptedBase
+        | Origin::Place
+        | Origin::Found => true,
+        Origin::Guest
+        | Origin::GuestStackPointer
+        | Origin::Shared
+        | Origin::Published
+        | Origin::Host
+        | Origin::Stale
+        | Origin::Interrupted
+        | Origin::Cpu
+        | Origin::Code => false,
+    })
 }

@@ -170,6 +170,9 @@ impl Name {
             (Object::Interrupted, Part::Field("ss")) => Origin::Published,
             // The host has put a value there, or zero.
             (Object::Interrupted, Part::Field("host_rsp")) => Origin::Host,
+            (Object::Host, Part::Field("gs_base")) => Origin::MixedMemory,
+            (Object::Host, Part::Field("rsp") | Part::Register(Gpr::Rsp)) => Origin::HostStack,
+            (Object::Tss, Part::Field(field)) if IST.contains(&field) => Origin::MixedMemory,
             (of, _) => match of {
                 Object::Guest | Object::Frame | Object::Pvcs | Object::FsBase | Object::Pkru => {
                     Origin::Guest
@@ -185,11 +188,10 @@ impl Name {
                 | Object::Untraining
                 | Object::Hook
                 | Object::HookStack => Origin::Stale,
+                Object::Sp0 | Object::Ist => Origin::MixedMemory,
                 Object::Host
                 | Object::GuestRoot
                 | Object::OrigAx
-                | Object::Sp0
-                | Object::Ist
                 | Object::Tss
                 | Object::TssExtra
                 | Object::HostStack
@@ -206,6 +208,9 @@ impl Name {
 /// it has chosen them itself, by the MSRs of the guest interface.
 const PUBLISHED: [&str; 6] =
     ["retu_rip", "smod_entry", "smod_gsbase", "smod_pkru", "smod_rsp", "pku_on"];
+
+/// The fields of the TSS by which events get their stacks.
+const IST: [&str; 7] = ["ist1", "ist2", "ist3", "ist4", "ist5", "ist6", "ist7"];
 
 impl std::fmt::Display for Name {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

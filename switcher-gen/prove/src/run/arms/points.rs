@@ -2,7 +2,7 @@
 //! what is to be kept in mind of a word whose own form is not.
 
 use crate::run::arms::origin_set::Origins;
-use switcher_model::{Domain, Origin, Region, RegionName, State as Machine};
+use switcher_model::{Domain, Origin, Region, State as Machine};
 
 /// How far beyond a region an address is still beside it.
 const NEAR: i64 = 4096;
@@ -69,21 +69,6 @@ fn gs_of<D: Domain>(d: &D, state: &Machine<D>, word: D::Word) -> Option<usize> {
         d.shares(word, *base) && d.alternatives(word).into_iter().any(is_near)
     };
     [state.gs_base, state.inactive_gs_base].iter().position(is_of)
-}
-
-/// Whether a word is made of the address of something, in whatever way: cut, added to, or chosen.
-pub(crate) fn is_of_address<D: Domain>(d: &D, state: &Machine<D>, word: D::Word) -> bool {
-    let regions = state.memory.regions.iter().map(|region| region.base);
-    let mut bases = regions.chain([state.gs_base, state.inactive_gs_base]);
-    d.known(word).is_none() && bases.any(|base| d.shares(word, base))
-}
-
-/// Whether a word is made of the address of a stack that a guest's registers lie on.
-pub(crate) fn is_of_guests_stack<D: Domain>(d: &D, state: &Machine<D>, word: D::Word) -> bool {
-    state.memory.regions.iter().any(|region| {
-        matches!(region.name, RegionName::Sp0Stack | RegionName::IstStack)
-            && d.shares(word, region.base)
-    })
 }
 
 /// Where a word comes from of which nothing else will be known. What depends on a GS base, in

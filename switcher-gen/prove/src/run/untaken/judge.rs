@@ -6,11 +6,12 @@ use crate::goal::Goals;
 use crate::layouts::ExtraField;
 use crate::obligation;
 use crate::run::arms::memory::Strayed;
-use crate::run::arms::points::{To, is_of_address, is_of_guests_stack, points_to};
+use crate::run::arms::points::{To, points_to};
 use crate::run::events::untold;
 use crate::run::host_return;
-use crate::run::origins::is_a_leak;
-use crate::run::origins::{is_steered, steers_the_host};
+use crate::run::origins::{
+    is_a_leak, is_of_address, is_of_mixed_memory, is_steered, steers_the_host,
+};
 use crate::run::watch::Watch;
 use crate::theorem::{Start, Theorem, Whose};
 use crate::world::World;
@@ -85,7 +86,7 @@ pub(crate) fn at_caller<D: Domain>(
     for register in all.filter(|register| !is_any(*register)) {
         let word = machine.get(register);
         // RAX is to point to the frame: see above.
-        let is_address = register != Gpr::Rax && is_of_guests_stack(d, machine, word);
+        let is_address = register != Gpr::Rax && is_of_mixed_memory(d, watch.entry.target, word);
         let is_free = !is_address && !steers_the_host(d, word);
         goals.add(obligation::EXIT_SCRATCH, d.bit(is_free), register.name());
     }
@@ -109,7 +110,7 @@ fn frame<D: Domain>(
     // What is called has no frame yet.
     let is_called = watch.entry.theorem == Theorem::EnterGuest;
     let is_at_frame = !is_called && d.distance(rax, world.frame_at) == Some(0);
-    let is_frame = is_at_frame || !is_of_address(d, machine, rax);
+    let is_frame = is_at_frame || !is_of_address(d, rax);
     goals.add(obligation::UNTAKEN_MEMORY, d.bit(is_frame), Gpr::Rax.name());
     if is_called {
         return;
