@@ -178,7 +178,8 @@ pub(crate) fn at_hook<D: Domain>(
     for register in [Gpr::Rdi, Gpr::Rsp] {
         let word = machine.get(register);
         let is_stack = region_at(d, machine, word).is_some_and(RegionName::is_stack);
-        let is_free = d.bit(is_stack || !steers_the_host(d, word));
+        let is_mixed = is_of_mixed_memory(d, watch.entry.target, word);
+        let is_free = d.bit(is_stack || !is_mixed && !steers_the_host(d, word));
         goals.add(obligation::HOOK_REGISTERS, is_free, register.name());
     }
     for (is_free, about) in [(!strayed.steers, "memory"), (has_own_flags(d, machine), "DF, AC")] {
