@@ -878,10 +878,16 @@ fn deep_calls_are_no_place_to_hide() {
 fn a_loop_over_an_array() {
     let room =
         |code: &str| format!("\tsubq\t$64, %rsp\n\txorl\t%ecx, %ecx\n1:{code}\taddq\t$64, %rsp\n");
+    // The frame's address is kept where no store of the loop's may be.
+    let exits = |code: &str| {
+        target(INTEL, &[(EXIT, &format!("\tmovq\t%rax, %rbp\n{code}\tmovq\t%rbp, %rax\n{EXIT}"))])
+    };
     let next = "\tincl\t%ecx\n\tcmpl\t$8, %ecx\n\tjne\t1b\n";
     for code in ["\tmovq\t$0, (%rsp,%rcx,8)\n", "\tmovq\t(%rsp,%rcx,8), %rdx\n"] {
         proved(code, &exits(&room(&format!("{code}{next}"))));
     }
+    let zeros = format!("\tmovq\t$0, (%rsp,%rcx,8)\n{next}");
+    refuted("over what lies above", &attack::arms::exits(&room(&zeros)), "untaken-memory");
     let masked = format!("\tandl\t$7, %ecx\n\tmovq\t$0, (%rsp,%rcx,8)\n{next}");
     proved("masked", &exits(&room(&masked)));
     let pointer = "\tleaq\t-64(%rsp), %rcx\n1:\tmovq\t$0, (%rcx)\n\taddq\t$8, %rcx\n\tcmpq\t%rsp, %rcx\n\
