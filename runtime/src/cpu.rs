@@ -219,8 +219,8 @@ impl Switcher {
     /// * what is checked here, but not by each [`Cpu::enter`] again, stays as it is: no entry of
     ///   the GDT becomes one that would be refused, the I/O map base of the TSS stays beyond its
     ///   limit, EFER.LMSLE and UAIE stay clear, and S_CET and IA32_USER_MSR_CTL as they are;
-    /// * with CR4.PCIDE, PCIDs 32 to 63 are the guests': the host has no translations under them,
-    ///   and loads no CR3 with one;
+    /// * with CR4.PCIDE, the [`pcids`](Self::pcids) are the guests': the host has no translations
+    ///   under them, and loads no CR3 with one;
     /// * `per_cpu` is valid for reads and writes, and used by nothing but this CPU's hardware, the
     ///   switcher and the result; its stacks do not change;
     /// * the stack below sp0 has at least [`MappingList::LEAST_ENTRY_STACK`] bytes and is used by
@@ -395,7 +395,7 @@ impl Cpu<'_> {
     /// CR4.FSGSBASE and EFER.SCE are clear again if they were. Interrupts must be off.
     ///
     /// Then it removes what guests have left: with CR4.PCIDE, all translations of the CPU go, those
-    /// of PCIDs 32 to 63 and global ones among them, so that the host may use these PCIDs; and at
+    /// of guests' PCIDs and global ones among them, so that the host may use these PCIDs; and at
     /// last its predictors are emptied as by
     /// [`barrier_before_user_mode`](Self::barrier_before_user_mode), whoever sees to the barriers
     /// between guests. That comes last because nothing of a guest's is executed after it: whatever
@@ -452,7 +452,7 @@ impl Cpu<'_> {
     /// another [`install`](Switcher::install): its LSTAR and CSTAR do not name the switcher's
     /// entries, its IDT is not the switcher's, and no guest is running on it. Its branch predictors
     /// are empty before code of the host's at CPL 3 runs there, and its TLB before a CR3 with one
-    /// of the PCIDs 32 to 63 is loaded: a reset empties both, INIT neither.
+    /// of the guests' PCIDs is loaded: a reset empties both, INIT neither.
     pub unsafe fn gone(self) {
         self.switcher.installed.fetch_sub(1, Ordering::AcqRel);
     }

@@ -18,7 +18,7 @@ use crate::exchange::Context;
 use crate::exit::{DebugCauses, Exit};
 use crate::guest::Guest;
 use crate::idt::Idt;
-use crate::pcid::GuestPcid;
+use crate::pcid::{GuestPcid, GuestPcids};
 use crate::predictors::Barriers;
 use crate::registers;
 use crate::state::{self, Exchanged, Running, StateError};
@@ -63,10 +63,26 @@ pub enum EnterError {
     SharedPcid,
     /// The host's own CR3 has a PCID of the guests': the TLB would mix the host's translations with
     /// a guest's.
-    #[error("the host's CR3 is {cr3:#x}: PCIDs from 32 on are the guests'")]
+    #[error("the host's CR3 is {cr3:#x}: PCIDs {pcids} are the guests'")]
     HostPcid {
         /// The register's value.
         cr3: u64,
+        /// The PCIDs that are the guests'.
+        pcids: GuestPcids,
+    },
+    /// A root of the guest's has a PCID that is not one of the switcher's guests: the host may have
+    /// translations under it.
+    #[error(
+        "the root of {mode:?} has PCID {number}: this switcher's guests have {pcids}; take one from \
+         `Switcher::pcids`"
+    )]
+    OtherPcid {
+        /// The mode whose root has it.
+        mode: Mode,
+        /// The number.
+        number: u16,
+        /// The PCIDs that are the guests'.
+        pcids: GuestPcids,
     },
     /// Translations of the guest's root, which has no PCID, would be left under PCID 0, which is
     /// another one than the host's CR3 has.
@@ -181,7 +197,7 @@ impl Cpu<'_> {
         WrongCpu::check(running.flags, registers::gs_base(), block)?;
         let cr3 = Cr3::from_register(registers::cr3());
         if pcid {
-            check_host_pcid(guest, cr3)?;
+            check_pcids(guest, cr3, self.switcher.pcids())?;
         }
         let idt = self.switcher.idt().pointer(paging)?;
         // This is the last step that can fail, because it notes which translations the TLB will
@@ -321,10 +337,16 @@ fn spec_ctrl(found: u64, stibp: bool) -> (u32, u32) {
 }
 
 /// Checks that the TLB keeps the host's translations and a guest's apart, on a host with PCIDs.
-fn check_host_pcid(guest: &Guest, host: Cr3) -> Result<(), EnterError> {
+fn check_pcids(guest: &Guest, host: Cr3, pcids: GuestPcids) -> Result<(), EnterError> {
     let cr3 = host.bits();
-    if !GuestPcid::is_hosts(host) {
-        return Err(EnterError::HostPcid { cr3 });
+    if pcids.has_cr3(host) {
+        return Err(EnterError::HostPcid { cr3, pcids });
+    }
+    for mode in [Mode::Smod, Mode::Umod] {
+        let pcid = guest.root(mode).and_then(|root| root.tagged().pcid);
+        if let Some(number) = pcid.map(GuestPcid::number).filter(|number| !pcids.has(*number)) {
+            return Err(EnterError::OtherPcid { mode, number, pcids });
+        }
     }
     // The host's PCID 0 is flushed when its CR3 is loaded again; another one would leave PCID 0
     // with whatever a guest's root has put there.
@@ -629,7 +651,7 @@ mod tests {
         let enabled = state.pcid_enabled().unwrap();
         // SAFETY: the root is never entered.
         let plain = unsafe { GuestRoot::new(Cr3::new(0x1000).unwrap()) };
-        let tagged = plain.with_pcid(GuestPcid::new(32, enabled).unwrap());
+        let tagged = plain.with_pcid(GuestPcids::DEFAULT.pcid(32, enabled).unwrap());
         for (root, refused) in [(plain, false), (tagged, true)] {
             let mut guest = guest();
             guest.set_root(Mode::Umod, Some(root));
@@ -643,7 +665,10 @@ mod tests {
         assert_eq!(check(&guest, &with_pcid), Ok(()));
         // SAFETY: the root is never entered.
         let other = unsafe { GuestRoot::new(Cr3::new(0x2000).unwrap()) };
-        guest.set_root(Mode::Smod, Some(other.with_pcid(GuestPcid::new(32, enabled).unwrap())));
+        guest.set_root(
+            Mode::Smod,
+            Some(other.with_pcid(GuestPcids::DEFAULT.pcid(32, enabled).unwrap())),
+        );
         assert_eq!(check(&guest, &with_pcid), Err(EnterError::SharedPcid));
     }
 
@@ -653,7 +678,7 @@ mod tests {
         let plain = unsafe { GuestRoot::new(Cr3::new(0x1000).unwrap()) };
         let state = HostState { pcid: true, ..HostState::PLAIN };
         let enabled = state.pcid_enabled().unwrap();
-        let tagged = plain.with_pcid(GuestPcid::new(32, enabled).unwrap());
+        let tagged = plain.with_pcid(GuestPcids::DEFAULT.pcid(32, enabled).unwrap());
         for (root, host, refused) in
             [(plain, 0x5000, false), (plain, 0x5001, true), (tagged, 0x5001, false)]
         {
@@ -661,10 +686,20 @@ mod tests {
             guest.set_root(Mode::Umod, Some(root));
             let refusal = EnterError::RootWithoutPcid { mode: Mode::Umod, cr3: host };
             let expected = if refused { Err(refusal) } else { Ok(()) };
-            assert_eq!(check_host_pcid(&guest, Cr3::from_register(host)), expected, "{host:#x}");
+            let found = check_pcids(&guest, Cr3::from_register(host), GuestPcids::DEFAULT);
+            assert_eq!(found, expected, "{host:#x}");
         }
+        let pcids = GuestPcids::DEFAULT;
         let host = Cr3::from_register(0x5020);
-        assert_eq!(check_host_pcid(&guest(), host), Err(EnterError::HostPcid { cr3: 0x5020 }));
+        let refused = EnterError::HostPcid { cr3: 0x5020, pcids };
+        assert_eq!(check_pcids(&guest(), host, pcids), Err(refused));
+        // With other PCIDs for guests, that one is the host's, and a guest has none of them.
+        let pcids = GuestPcids::new(0x7C0, 0x7DF).unwrap();
+        assert_eq!(check_pcids(&guest(), host, pcids), Ok(()));
+        let mut guest = guest();
+        guest.set_root(Mode::Smod, Some(tagged));
+        let refused = EnterError::OtherPcid { mode: Mode::Smod, number: 32, pcids };
+        assert_eq!(check_pcids(&guest, Cr3::from_register(0x5000), pcids), Err(refused));
     }
 
     #[test]

@@ -57,7 +57,7 @@
 //! * a CPU is not reset, suspended or taken offline while a switcher is installed there, or is
 //!   declared [gone](Cpu::gone) afterwards;
 //! * what [`Switcher::install`] has found in the GDT, EFER, S_CET and IA32_USER_MSR_CTL stays so,
-//!   and with CR4.PCIDE, PCIDs 32 to 63 are the guests' alone;
+//!   and with CR4.PCIDE, the [`Switcher::pcids`] are the guests' alone;
 //! * the TSS names four stacks, IST 1 to 4, for #DF, NMI, #DB and #MC, each of at least
 //!   [`MappingList::LEAST_STACK`] bytes under an [`IstTop`](switcher_gen::layout::IstTop), where
 //!   the TSS points, and what the host's [`Hooks`] use;
@@ -126,7 +126,7 @@ pub use guest::{DataSelectors, Guest, GuestError, GuestRoot, PvcsPage};
 pub use hooks::{ExceptionHandler, FatalHook, Hook, Hooks, ReturnThunk};
 pub use load::{CodeMapping, LoadError, Protection, StillInstalled, Switcher};
 pub use mapping::{Mapping, MappingList, Purpose, Rights};
-pub use pcid::{GuestPcid, NotAGuests};
+pub use pcid::{BadPcids, GuestPcid, GuestPcids, NotAGuests};
 pub use predictors::{Barriers, Domain};
 pub use refused::Refused;
 pub use registers::DescriptorTablePointer;

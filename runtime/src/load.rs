@@ -11,6 +11,7 @@ use switcher_gen::{Fingerprint, Image, LinkError, LinkedImage, Variant, certific
 
 use crate::hooks::{Hooks, Thunks};
 use crate::idt::Idt;
+use crate::pcid::GuestPcids;
 use crate::refused::Refused;
 
 /// How a page is mapped, as the host's page tables have it.
@@ -126,6 +127,8 @@ pub struct Switcher {
     idt: Box<Idt>,
     /// How many bytes of the host's memory are reserved for the switcher.
     reserved: usize,
+    /// The PCIDs of the guests that it runs.
+    pub(crate) pcids: GuestPcids,
     /// The number of CPUs on which the switcher is installed.
     pub(crate) installed: AtomicUsize,
 }
@@ -188,7 +191,13 @@ impl Switcher {
         let start = memory.reserve(reserved).map_err(LoadError::Mapping)?;
         match write_and_seal(&image, hooks, memory, start) {
             Ok(linked) => match Idt::new(&linked) {
-                Ok(idt) => Ok(Self { linked, idt, reserved, installed: AtomicUsize::new(0) }),
+                Ok(idt) => Ok(Self {
+                    linked,
+                    idt,
+                    reserved,
+                    pcids: GuestPcids::DEFAULT,
+                    installed: AtomicUsize::new(0),
+                }),
                 Err(why) => {
                     // SAFETY: `reserve` of this value has just returned this memory, and no CPU has
                     // been told of it; the image that was linked is dropped with this call.
@@ -203,6 +212,19 @@ impl Switcher {
                 Err(why)
             }
         }
+    }
+
+    /// The same, with guests' roots under these PCIDs on every CPU, instead of 32 to 63: for a host
+    /// that uses those itself.
+    #[must_use]
+    pub fn with_pcids(self, pcids: GuestPcids) -> Self {
+        Self { pcids, ..self }
+    }
+
+    /// The PCIDs that only guests have where the switcher is installed, with CR4.PCIDE.
+    #[must_use]
+    pub const fn pcids(&self) -> GuestPcids {
+        self.pcids
     }
 
     /// Releases the memory of the code.

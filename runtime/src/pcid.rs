@@ -13,7 +13,85 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use switcher_gen::arch::{Cr3, Pcid, PcidEnabled};
 
-/// A PCID that only guests have: 32 to 63. The lower numbers are the host's.
+/// The PCIDs that only guests have on the CPUs of a switcher, an inclusive range. The host chooses
+/// them, by [`Switcher::with_pcids`](crate::Switcher::with_pcids), and never loads a CR3 with one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestPcids {
+    first: u16,
+    last: u16,
+}
+
+/// The range cannot be the guests'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("PCIDs {first} to {last} cannot be the guests': a range lies within 1 to 4095, in order")]
+pub struct BadPcids {
+    /// The first number of the range.
+    pub first: u16,
+    /// The last one.
+    pub last: u16,
+}
+
+impl GuestPcids {
+    /// 32 to 63: what guests have on a host that chooses nothing else.
+    pub const DEFAULT: Self = Self { first: 32, last: 63 };
+    /// For so many PCIDs a CPU remembers which root's translations it has. In a larger range, two
+    /// numbers with this distance displace each other: more is flushed, and nothing is mixed.
+    pub const REMEMBERED: usize = 32;
+
+    /// The PCIDs from `first` to `last`, both included.
+    ///
+    /// # Errors
+    /// If there is none, or PCID 0 among them: a root without a PCID is loaded under that one.
+    pub const fn new(first: u16, last: u16) -> Result<Self, BadPcids> {
+        if first == 0 || first > last || last > Pcid::LAST {
+            return Err(BadPcids { first, last });
+        }
+        Ok(Self { first, last })
+    }
+
+    /// The first of them.
+    #[must_use]
+    pub const fn first(self) -> u16 {
+        self.first
+    }
+
+    /// The last of them.
+    #[must_use]
+    pub const fn last(self) -> u16 {
+        self.last
+    }
+
+    /// Whether `number` is one of them.
+    #[must_use]
+    pub const fn has(self, number: u16) -> bool {
+        self.first <= number && number <= self.last
+    }
+
+    /// One of them, for a guest's root.
+    ///
+    /// # Errors
+    /// If the number is not one of them.
+    pub const fn pcid(self, number: u16, enabled: PcidEnabled) -> Result<GuestPcid, NotAGuests> {
+        if self.has(number) {
+            Ok(GuestPcid { number, enabled })
+        } else {
+            Err(NotAGuests { number, pcids: self })
+        }
+    }
+
+    /// Whether CR3 with these bits uses one of them.
+    pub(crate) const fn has_cr3(self, cr3: Cr3) -> bool {
+        self.has((cr3.bits() & 0xFFF) as u16)
+    }
+}
+
+impl core::fmt::Display for GuestPcids {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{} to {}", self.first, self.last)
+    }
+}
+
+/// A PCID that only guests have: made by [`GuestPcids::pcid`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestPcid {
     number: u16,
@@ -22,32 +100,24 @@ pub struct GuestPcid {
 
 /// The number is not a PCID of the guests'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("PCID {0} is not a guest's: theirs are 32 to 63")]
-pub struct NotAGuests(pub u16);
+#[error("PCID {number} is not a guest's: theirs are {pcids}")]
+pub struct NotAGuests {
+    /// The number that was asked for.
+    pub number: u16,
+    /// The PCIDs that are the guests'.
+    pub pcids: GuestPcids,
+}
 
 impl GuestPcid {
-    /// The first PCID of the guests'.
-    pub const FIRST: u16 = 32;
-    /// How many PCIDs the guests have.
-    pub const COUNT: usize = 32;
-
-    /// # Errors
-    /// If the number is not one of the guests'.
-    pub const fn new(number: u16, enabled: PcidEnabled) -> Result<Self, NotAGuests> {
-        if number >= Self::FIRST && number < Self::FIRST + Self::COUNT as u16 {
-            Ok(Self { number, enabled })
-        } else {
-            Err(NotAGuests(number))
-        }
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        self.number
     }
 
-    /// Whether CR3 with these bits uses a PCID of the host's.
-    pub(crate) const fn is_hosts(cr3: Cr3) -> bool {
-        cr3.bits() & 0xFFF < Self::FIRST as u64
-    }
-
+    /// Where a CPU remembers what it has under this PCID.
     const fn index(self) -> usize {
-        (self.number - Self::FIRST) as usize
+        self.number as usize % GuestPcids::REMEMBERED
     }
 }
 
@@ -104,15 +174,16 @@ impl Tagged {
     }
 }
 
-/// For each of the guests' PCIDs, the root that was loaded last: only its translations may be in a
-/// CPU's TLB under that PCID.
+/// The roots that were loaded last, by their PCIDs: only a root's own translations may be in a CPU's
+/// TLB under its PCID if it is here. Whatever is loaded under a PCID, nothing else stays in its
+/// place, so that PCIDs may share one.
 #[derive(Debug)]
-pub(crate) struct CleanRoots([Option<Generation>; GuestPcid::COUNT]);
+pub(crate) struct CleanRoots([Option<Generation>; GuestPcids::REMEMBERED]);
 
 impl CleanRoots {
     /// Nothing is known of any PCID.
     pub(crate) const fn unknown() -> Self {
-        Self([None; GuestPcid::COUNT])
+        Self([None; GuestPcids::REMEMBERED])
     }
 
     /// The value that a direct switch to a root loads into CR3: it keeps translations only if they
@@ -159,7 +230,7 @@ mod tests {
     fn tagged(root: u64, pcid: u16) -> Tagged {
         Tagged {
             root: Cr3::new(root).unwrap(),
-            pcid: Some(GuestPcid::new(pcid, enabled()).unwrap()),
+            pcid: Some(GuestPcids::new(1, 4095).unwrap().pcid(pcid, enabled()).unwrap()),
             generation: Generation::new(),
         }
     }
@@ -189,16 +260,38 @@ mod tests {
     }
 
     #[test]
-    fn no_pcid_is_the_hosts_and_a_guests() {
-        for number in 0..=4095 {
-            let guests = GuestPcid::new(number, enabled()).is_ok();
-            let hosts = GuestPcid::is_hosts(
-                Cr3::new(0x1000).unwrap().with_pcid(Pcid::new(number).unwrap(), enabled()),
-            );
-            assert!(!(guests && hosts), "{number}");
-            assert_eq!(guests, (32..64).contains(&number));
+    fn a_number_is_a_guests_pcid_in_the_range_alone() {
+        for (first, last) in [(32, 63), (1, 4095), (7, 7), (0x7C0, 0x7DF)] {
+            let pcids = GuestPcids::new(first, last).unwrap();
+            for number in 0..=4095 {
+                let guests = pcids.pcid(number, enabled());
+                assert_eq!(guests.is_ok(), (first..=last).contains(&number));
+                let cr3 = Cr3::new(0x1000).unwrap();
+                let cr3 = cr3.with_pcid(Pcid::new(number).unwrap(), enabled());
+                assert_eq!(pcids.has_cr3(cr3), guests.is_ok(), "{number}");
+            }
+            assert!(!pcids.has(4096) && !pcids.has(u16::MAX));
         }
-        assert_eq!(GuestPcid::new(64, enabled()), Err(NotAGuests(64)));
+        let refused = NotAGuests { number: 64, pcids: GuestPcids::DEFAULT };
+        assert_eq!(GuestPcids::DEFAULT.pcid(64, enabled()), Err(refused));
+        assert_eq!(std::format!("{refused}"), "PCID 64 is not a guest's: theirs are 32 to 63");
+        for (first, last) in [(0, 5), (6, 5), (1, 4096), (4096, 4096)] {
+            assert_eq!(GuestPcids::new(first, last), Err(BadPcids { first, last }));
+        }
+    }
+
+    #[test]
+    fn pcids_that_share_a_place_flush_and_never_mix() {
+        let mut clean = CleanRoots::unknown();
+        let (a, b) = (tagged(0x1000, 40), tagged(0x2000, 40 + 32));
+        clean.enter(a);
+        assert_eq!(clean.enter(b).bits(), 0x2048);
+        assert_eq!(clean.enter(b).bits(), NOFLUSH | 0x2048);
+        assert_eq!(clean.enter(a).bits(), 0x1028);
+        // Another root under the same PCID, while the place was somebody else's.
+        clean.enter(b);
+        assert_eq!(clean.enter(tagged(0x3000, 40)).bits(), 0x3028);
+        assert_eq!(clean.enter(a).bits(), 0x1028);
     }
 
     #[test]

@@ -1046,7 +1046,7 @@ cpu_state! {
         care [
             Checked("LA57, PCIDE, SMEP and SMAP are as they were when the switcher was installed, and the variant is one for these; LASS and LAM_SUP must be clear; a root has neither LAM_U48 nor LAM_U57, by type"),
             Duty { name: "global entries", what: "of any two roots that are loaded on this CPU, the host's own among them, an entry at an address that the other one does not translate alike (to the same page, with the same rights) has G clear: MOV to CR3 does not flush global translations (Intel SDM vol. 3, 4.10.2.4 and 4.10.4.1). So what of a guest's root is for CPL 3 has G clear, whatever the guest's own tables have, and what maps a PVCS; and so have the host's pages that a guest's root does not map, or maps something else at the address of, or the guest would find them there, and on a CPU without RDCL_NO read them. What may be global, `Mapping::may_be_global` says; with CR4.PGE clear, nothing is" },
-            Duty { name: "PCIDs", what: "while the switcher is installed, PCIDs 32 to 63 of this CPU are the guests' alone: the host loads no CR3 with one of them, tags of a TLB shared by CPUs included" },
+            Duty { name: "PCIDs", what: "while the switcher is installed, the PCIDs of `Switcher::pcids` (32 to 63, unless the host has chosen others) of this CPU are the guests' alone: the host loads no CR3 with one of them, tags of a TLB shared by CPUs included" },
             Choice("PKS is about pages of the supervisor's"),
         ],
         install [],

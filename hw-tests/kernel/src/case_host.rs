@@ -240,9 +240,10 @@ impl<'s> BareMetal<'s> {
         let space = || Space::new(&platform, cpu.mappings(), page.mapping(), &text32);
         let (smod, umod) = (space()?, space()?);
         let roots = [
-            guest_root(&smod.root, GuestPcid::FIRST, pcid)?,
-            guest_root(&umod.root, GuestPcid::FIRST + 1, pcid)?,
+            guest_root(&smod.root, guest_pcid(&cpu, Mode::Smod, pcid)?)?,
+            guest_root(&umod.root, guest_pcid(&cpu, Mode::Umod, pcid)?)?,
         ];
+
         // SAFETY: no root maps anything of the host within the guests' range.
         let debug = unsafe { GuestDebug::new(GUESTS) };
         let domain = Domain::new();
@@ -314,7 +315,8 @@ impl<'s> BareMetal<'s> {
         unsafe { root.unmap_unflushed(place::STACK)? };
         root.map(place::STACK, stack.address(), Flags::USER | Flags::WRITE)?;
         *old = stack;
-        self.roots[1] = guest_root(&self.umod.root, GuestPcid::FIRST + 1, self.pcid)?;
+        let pcid = guest_pcid(&self.cpu, Mode::Umod, self.pcid)?;
+        self.roots[1] = guest_root(&self.umod.root, pcid)?;
         Ok(())
     }
 
@@ -363,18 +365,28 @@ fn pvcs_page(frame: &Frame) -> PvcsPage {
     unsafe { PvcsPage::new(pvcs) }
 }
 
-/// A guest's root. With PCIDs, it has one of its own.
-fn guest_root(
-    space: &AddressSpace,
-    pcid: u16,
+/// The PCID of a mode's root, on a host with PCIDs: the ends of the guests' range.
+fn guest_pcid(
+    cpu: &Cpu<'_>,
+    mode: Mode,
     enabled: Option<PcidEnabled>,
-) -> Result<GuestRoot, HostError> {
+) -> Result<Option<GuestPcid>, HostError> {
+    let pcids = cpu.switcher().pcids();
+    let number = match mode {
+        Mode::Smod => pcids.first(),
+        Mode::Umod => pcids.last(),
+    };
+    Ok(enabled.map(|enabled| pcids.pcid(number, enabled)).transpose()?)
+}
+
+/// A guest's root. With PCIDs, it has one of its own.
+fn guest_root(space: &AddressSpace, pcid: Option<GuestPcid>) -> Result<GuestRoot, HostError> {
     // SAFETY: `Space::new` has mapped what the runtime lists for this CPU and the host's PVCS, for
     // the supervisor alone, as the host's root does. All that it maps for users are frames of the
     // guests' own. Only `set_stack_mapped` takes something out, and it renews the root.
     let root = unsafe { GuestRoot::new(Cr3::new(space.cr3())?) };
-    Ok(match enabled {
-        Some(enabled) => root.with_pcid(GuestPcid::new(pcid, enabled)?),
+    Ok(match pcid {
+        Some(pcid) => root.with_pcid(pcid),
         None => root,
     })
 }

@@ -11,9 +11,12 @@ use hw_platform::{cpu, exit, hooks, percpu, segments, smp};
 use switcher_runtime::switcher_gen::arch::Vendor;
 use switcher_runtime::switcher_gen::layout::Placement;
 use switcher_runtime::switcher_gen::{Config, Mitigations};
-use switcher_runtime::{Detect, HostFeatures, Switcher, Variant};
+use switcher_runtime::{Detect, GuestPcids, HostFeatures, Switcher, Variant};
 
 use crate::case_host::BareMetal;
+
+/// The first and the last PCID of guests: others than the runtime takes where nobody chooses.
+const PCIDS: (u16, u16) = (0x7C0, 0x7DF);
 
 /// The switchers: one for each CPU, where the placement wants that, or one for all CPUs.
 #[derive(Clone, Copy)]
@@ -33,7 +36,8 @@ impl Switchers {
         let switchers = places.into_iter().map(|place| {
             let memory = Box::leak(Box::new(CodeMemory::at(place)));
             let switcher = Switcher::assemble(variant, &hooks::hooks(), memory);
-            switcher.unwrap_or_else(|why| fatal(&why))
+            let pcids = GuestPcids::new(PCIDS.0, PCIDS.1).unwrap_or_else(|why| fatal(&why));
+            switcher.unwrap_or_else(|why| fatal(&why)).with_pcids(pcids)
         });
         Self(Vec::leak(switchers.collect()))
     }

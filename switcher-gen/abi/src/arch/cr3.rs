@@ -25,10 +25,13 @@ impl PcidEnabled {
 pub struct Pcid(u16);
 
 impl Pcid {
+    /// The largest number.
+    pub const LAST: u16 = 0xFFF;
+
     /// # Errors
     /// If `pcid` does not fit into 12 bits.
     pub const fn new(pcid: u16) -> Result<Self, Cr3Error> {
-        if pcid < 1 << 12 { Ok(Self(pcid)) } else { Err(Cr3Error::Pcid(pcid)) }
+        if pcid <= Self::LAST { Ok(Self(pcid)) } else { Err(Cr3Error::Pcid(pcid)) }
     }
 }
 
