@@ -6,6 +6,8 @@ mod front;
 mod gas;
 #[path = "boot/joined.rs"]
 mod joined;
+#[path = "boot/tables.rs"]
+mod tables;
 #[path = "boot/versions.rs"]
 mod versions;
 

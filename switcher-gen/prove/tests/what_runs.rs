@@ -14,7 +14,9 @@ use gas::{SWITCHER, assemble, process, replaced};
 use switcher_gen::layout::Placement;
 use switcher_gen::{Image, Policy, Variant};
 use switcher_listing::object_file;
-use switcher_prove::elf::{Choice, Foreign, Linkage, ReadError, Request, read, read_as};
+use switcher_prove::elf::{
+    Choice, Foreign, Linkage, ReadError, Request, TableError, read, read_as,
+};
 use switcher_prove::{BadCode, BlockOffsets, Prover, Setting, Target, TargetError, Verdict};
 
 /// A place in the code that has a name: after SWAPGS of the SYSCALL entry.
@@ -271,19 +273,21 @@ fn pointers_to_routines_are_pointers() {
 #[test]
 fn a_patch_table_is_one_whatever_its_flags() {
     for (name, entry) in TABLES {
-        for flags in ["ax", "awx", "aw"] {
-            let source = with(&format!(".section {name}, \"{flags}\", @progbits\n{entry}"));
-            match error(&assemble(&source, &[])) {
-                ReadError::Patched { section, .. } => assert_eq!(section, name),
-                other => panic!("{name}, {flags}: {other}"),
-            }
-        }
-        let source = with(&format!(".section {name}, \"ax\", @progbits\n{entry}"));
-        match error(&linked(&source, &[])) {
+        let source = with(&format!(".section {name}, \"aw\", @progbits\n{entry}"));
+        match error(&assemble(&source, &[])) {
             ReadError::Patched { section, .. } => assert_eq!(section, name),
-            // What it does can be read there, and depends on the CPU.
-            ReadError::Open { .. } => assert_eq!(name, ".altinstructions"),
-            other => panic!("{name}, linked: {other}"),
+            other => panic!("{name}: {other}"),
+        }
+        for flags in ["ax", "awx"] {
+            let source = with(&format!(".section {name}, \"{flags}\", @progbits\n{entry}"));
+            for file in [assemble(&source, &[]), linked(&source, &[])] {
+                match error(&file) {
+                    ReadError::Table(TableError::Executable { section, .. }) => {
+                        assert_eq!(section, name);
+                    }
+                    other => panic!("{name}, {flags}: {other}"),
+                }
+            }
         }
     }
 }
@@ -533,9 +537,28 @@ fn a_section_that_is_not_what_is_in_memory_is_refused() {
         ".discard.text",
         ".init",
         ".fini",
+        ".init.mine",
+        ".exit.mine",
     ] {
         let found = error(&in_section(name));
         assert!(matches!(found, ReadError::Section { .. }), "{name}: {found}");
+    }
+    // What is read as a table is none, whatever else is in its name.
+    for name in [
+        ".call_sites",
+        "__mcount_loc",
+        ".altinstructions",
+        ".init.altinstructions",
+        "__ex_table",
+        "__bug_table",
+    ] {
+        for file in
+            [in_section(name), process("ld", &["-e", "switcher_enter_guest"], &in_section(name))]
+        {
+            let found = error(&file);
+            assert!(matches!(found, ReadError::Table(_)), "{name}: {found}");
+            assert!(found.to_string().contains("another name"), "{name}: {found}");
+        }
     }
     // What is freed once it has run is not there later, linked or not.
     let freed = process("ld", &["-e", "switcher_enter_guest"], &in_section(".init.text"));

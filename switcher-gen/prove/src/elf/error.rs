@@ -3,6 +3,7 @@
 use super::gate::GateError;
 use super::linker_error::LinkerError;
 use super::places::{BASE, LIMIT, PlaceInFile};
+use super::table_error::TableError;
 
 /// Why a file's code cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -145,6 +146,9 @@ pub enum ReadError {
     /// The file is right for one link only.
     #[error(transparent)]
     Linker(#[from] LinkerError),
+    /// A table is not what it should be.
+    #[error(transparent)]
+    Table(#[from] TableError),
     /// A reference that only a linker understands.
     #[error(
         "{at} has a relocation of kind {kind}, and only direct references are modelled (64, 32, \

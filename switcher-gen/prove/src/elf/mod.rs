@@ -13,6 +13,7 @@
 //! | `idt` | where that leads in the file |
 //! | `error` | why it cannot be read |
 //! | `linker_error` | why an object is right for one link only |
+//! | `table_error` | why a table is not taken for one |
 //! | `contents` | where its bytes come from |
 //! | `file` | its tables |
 //! | `code` | its code byte by byte |
@@ -74,6 +75,7 @@ mod relocation;
 mod relocation_table;
 mod request;
 mod segments;
+mod table_error;
 mod words;
 
 pub use choice::{Choice, Choices, text as choices};
@@ -85,3 +87,4 @@ pub use linker_error::LinkerError;
 pub use places::PlaceInFile;
 pub use read::{images, images_of, read, read_as, read_file, read_file_as};
 pub use request::{Request, RequestError};
+pub use table_error::TableError;

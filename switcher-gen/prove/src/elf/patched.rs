@@ -32,6 +32,7 @@ use super::purpose::Purpose;
 use super::reached::{Named, Reached, TableContents};
 use super::relocation::{Relocation, span};
 use super::segments::place;
+use super::table_error::TableError;
 use super::words::{self, Sites, WordTable};
 
 /// What the tables of a file say of the code.
@@ -351,7 +352,8 @@ fn in_object<'data, R: Contents<'data>>(
 ) -> Result<TableContents, ReadError> {
     let mut all = TableContents::default();
     let purpose = part.purpose;
-    let is_code = code.file.sections[number].is_code();
+    // A table is never code, and nothing is put elsewhere from there.
+    let is_code = code.file.sections[number].is_code() && !matches!(purpose, Purpose::Patches(_));
     for relocation in code.file.relocations(number)? {
         let relocation = relocation?;
         if !part.range.contains(&relocation.offset) && purpose != Purpose::Code {
@@ -362,7 +364,10 @@ fn in_object<'data, R: Contents<'data>>(
         };
         let Some(start) = code.address_in(section, 0) else { continue };
         let symbol = start.wrapping_add(value);
-        let exact = symbol.wrapping_add_signed(relocation.addend.unwrap_or_default());
+        let Some(addend) = relocation.addend else {
+            return Err(implicit(code, number, section, symbol));
+        };
+        let exact = symbol.wrapping_add_signed(addend);
         // `label - table` is stored with the distance from the table's start.
         let from_start = exact.wrapping_sub(relocation.offset);
         // Most of a kernel names nothing near the switcher.
@@ -371,7 +376,8 @@ fn in_object<'data, R: Contents<'data>>(
             continue;
         }
         // What is put somewhere is looked at there.
-        let own = code.address_in(number, relocation.offset).filter(|_| is_code);
+        let is_copied = is_code && purpose == Purpose::Code;
+        let own = code.address_in(number, relocation.offset).filter(|_| is_copied);
         if own.is_some_and(|own| boot.copies(own)) {
             continue;
         }
@@ -438,6 +444,20 @@ fn in_object<'data, R: Contents<'data>>(
         all.is_beside |= is_beside;
     }
     Ok(all)
+}
+
+/// A relocation of a section says that something is added to a symbol, and not what.
+fn implicit<'data, R: Contents<'data>>(
+    code: &FileCode<'_, 'data, R>,
+    number: usize,
+    of: usize,
+    symbol: u64,
+) -> ReadError {
+    let section = code.file.sections[number].text();
+    match code.area_of(of) {
+        Some(area) => TableError::ImplicitAddend { section, at: code.place(area, symbol) }.into(),
+        None => ReadError::ImplicitAddend { at: PlaceInFile { section, offset: 0 } },
+    }
 }
 
 /// How much is changed at what the entry of a table names that is relocated there.

@@ -12,6 +12,7 @@ use super::dynamic::Loaded;
 use super::file::{File, Section};
 use super::front;
 use super::lengths::{Length, Lengths};
+use super::table_error::TableError;
 
 /// What a section is for, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,6 +209,34 @@ fn is_linkers<'data, R: Contents<'data>>(
     is_linked && is_found && !(file.is_object() && file.is_relocated(number))
 }
 
+/// Who reads a section of this name as a table, and what comes of it, whatever its flags are. Linux
+/// goes by names alone, but for those that its script takes for code.
+fn read_as_table(name: &str) -> Option<&'static str> {
+    match Purpose::of_name(name) {
+        Purpose::Patches(how) | Purpose::Harmless(how) if code(name) == Kept::Unknown => Some(how),
+        _ => None,
+    }
+}
+
+/// Refuses a table of what is patched that is marked executable. Nobody executes one, and who takes
+/// it for code takes its entries for operands, or for code that is put elsewhere.
+pub(super) fn check_tables<'data, R: Contents<'data>>(
+    file: &File<'data, R>,
+) -> Result<(), TableError> {
+    let code = file.sections.iter().filter(|section| section.is_code() && section.size > 0);
+    let tables = code.filter(|it| matches!(Purpose::of_name(&it.text()), Purpose::Patches(_)));
+    tables.map(check_no_table).collect()
+}
+
+/// Refuses a section of code that somebody reads as a table.
+pub(super) fn check_no_table(section: &Section<'_>) -> Result<(), TableError> {
+    let section = section.text();
+    match read_as_table(&section) {
+        Some(how) => Err(TableError::Executable { section, how: how.into() }),
+        None => Ok(()),
+    }
+}
+
 /// Sections that linkers make for calls of functions that may be in other files.
 fn is_plt(name: &str) -> bool {
     name == ".plt" || name.starts_with(".plt.")
@@ -215,10 +244,12 @@ fn is_plt(name: &str) -> bool {
 
 /// Code that Linux or a linker rewrites, drops or takes apart, by the start of its section's name,
 /// or by all of it; and whether that is still to come once a file is linked.
-const LOST: [(&str, bool, &str); 22] = [
+const LOST: [(&str, bool, &str); 24] = [
     (".static_call.text", true, "it is rewritten to redirect static calls"),
     (".init.text", true, "it is freed once the kernel has booted"),
     ("init.text", true, "it is freed once the kernel has booted"),
+    (".init.", true, "it is among what is freed once the kernel has booted"),
+    (".exit.", true, "it is among what is dropped where it is linked in"),
     (".text.startup", false, "it is put among what is freed once the kernel has booted"),
     (".head.text", false, "it is what boots, and need not be mapped later"),
     (".meminit.text", true, "it may be freed once the kernel has booted"),
@@ -242,6 +273,8 @@ const LOST: [(&str, bool, &str); 22] = [
 
 /// For these names only the whole name counts: other names that begin so mean something else.
 const WHOLE: [&str; 2] = [".init", ".fini"];
+/// So begin the names of tables, too.
+const BROAD: [&str; 2] = [".init.", ".exit."];
 
 /// Sections of code that Linux's script and those of linkers keep, and leave as they are.
 const KEEPS: [&str; 11] = [
@@ -277,9 +310,12 @@ pub(super) fn code(name: &str) -> Kept {
     let is = |known: &str| {
         name.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
-    let mut lost = LOST.iter().filter(|(known, ..)| match WHOLE.contains(known) {
-        true => name == *known,
-        false => name.starts_with(known),
+    // A table is for code that is freed, and no code that is freed.
+    let is_table = || matches!(Purpose::of_name(name), Purpose::Patches(_));
+    let mut lost = LOST.iter().filter(|(known, ..)| match *known {
+        known if WHOLE.contains(&known) => name == known,
+        known if BROAD.contains(&known) => name.starts_with(known) && !is_table(),
+        known => name.starts_with(known),
     });
     match lost.next() {
         Some((_, is_later, why)) => Kept::No { is_later: *is_later, why },

@@ -132,6 +132,7 @@ fn combinations<'data, R: Contents<'data>>(
 ) -> Result<Vec<Foreign>, ReadError> {
     /// More combinations than anybody would judge.
     const MOST: usize = 64;
+    purpose::check_tables(code.file)?;
     let boot = Boot::read(code, &names.homes(code))?;
     let mut said = code.file.request.choices().keys();
     let is_branch = |choice: &&Choice| matches!(choice, Choice::Branch(_));
@@ -456,6 +457,7 @@ fn is_kept<'data, R: Contents<'data>>(
 ) -> Result<(), ReadError> {
     let section = code.section(area);
     let name = section.text();
+    purpose::check_no_table(section)?;
     let alignment = section.header.sh_addralign(E).max(1);
     if code.file.is_object() && !(alignment.is_power_of_two() && alignment <= LIMIT) {
         return Err(ReadError::Alignment { section: name, alignment });

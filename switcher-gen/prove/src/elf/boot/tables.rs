@@ -10,6 +10,7 @@ use super::super::code::FileCode;
 use super::super::contents::Contents;
 use super::super::error::ReadError;
 use super::super::file::Of;
+use super::super::places::PlaceInFile;
 
 /// A table of entries of one size: all sections of its name, one after another, as a linker puts
 /// them.
@@ -103,6 +104,11 @@ impl Table {
             // What changes something else than this section is no part of a table.
             if relocation.offset >= section.size {
                 return Ok(false);
+            }
+            // What it adds is in the section, and nobody looks there.
+            if relocation.addend.is_none() {
+                let at = PlaceInFile { section: section.text(), offset: relocation.offset };
+                return Err(ReadError::ImplicitAddend { at });
             }
             let at = before + relocation.offset as usize;
             let Ok(offset) = u32::try_from(at) else { return Ok(false) };

@@ -1,0 +1,30 @@
+//! Why a file is not judged whose tables cannot be taken for what they should be.
+
+use super::places::PlaceInFile;
+
+/// What is wrong with a table by which somebody rewrites code.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TableError {
+    /// It has the name of a table and the flags of code.
+    #[error(
+        "`{section}` has the name of a table, which {how}, and is marked executable: a table is no code, \
+         so mark it as data (`.section {section}, \"a\"`), or give code a section of another name"
+    )]
+    Executable {
+        /// Its name.
+        section: String,
+        /// Who reads it, and what it does.
+        how: String,
+    },
+    /// What is in front of what it adds is in the field itself, and is not looked at.
+    #[error(
+        "`{section}` names {at} by a relocation without an addend, so that it may name another place: \
+         make the file with RELA relocations"
+    )]
+    ImplicitAddend {
+        /// Its name.
+        section: String,
+        /// What it would name if nothing is added.
+        at: PlaceInFile,
+    },
+}
