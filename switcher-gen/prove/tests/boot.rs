@@ -1,6 +1,8 @@
 //! What Linux makes of its code when it boots: each image is judged, by what decides about it, and
 //! what the file holds is not taken for what runs.
 
+#[path = "boot/branches.rs"]
+mod branches;
 #[path = "boot/front.rs"]
 mod front;
 mod gas;
@@ -234,41 +236,6 @@ fn a_static_branch_goes_both_ways() {
         assert!(all.len() == 2 && broken.len() == 1, "{all:?}");
         assert!(broken[0].0.contains("=on"), "{all:?}");
     }
-}
-
-/// Those of one key go together, as Linux has them: RSP goes up and down again.
-#[test]
-fn static_branches_of_one_key_go_together() {
-    let branch = |number: usize, key: &str, skipped: &str| {
-        let (site, end) = (990 + 2 * number, 991 + 2 * number);
-        format!(
-            "{site}:\t.byte 0x0F, 0x1F, 0x44, 0x00, 0x00\n\t.pushsection __jump_table, \"aw\"\n\
-             \t.long {site}b - ., {end}f - .\n\t.quad {key} - .\n\t.popsection\n\t{skipped}\n{end}:\n"
-        )
-    };
-    let both = |first: &str, second: &str| {
-        let keys =
-            "\t.pushsection .data\n\t.balign 8\none:\t.quad 0\nother:\t.quad 0\n\t.popsection\n";
-        let up = branch(0, first, "addq\t$8, %rsp");
-        at_exit(&(keys.to_owned() + &up + &branch(1, second, "subq\t$8, %rsp")))
-    };
-    let judged = |first: &str, second: &str| {
-        let object = both(first, second);
-        [verdicts(&object, "intel-4level"), verdicts(&linked(&object), "intel-4level")].map(|all| {
-            let broken = all.iter().filter(|(_, broken)| broken.is_some()).count();
-            (all.len(), broken)
-        })
-    };
-    assert_eq!(judged("one", "one"), [(2, 0); 2]);
-    assert_eq!(judged("one + 1", "one + 1"), [(2, 0); 2]);
-    // Whether an address is initialised by a constructor says nothing of the way.
-    assert_eq!(judged("one", "one + 2"), [(2, 0); 2]);
-    // The other way round, and two keys.
-    assert_eq!(judged("one", "one + 1"), [(2, 2); 2]);
-    assert_eq!(judged("one", "other"), [(4, 2); 2]);
-    // A key of another file's.
-    let all = verdicts(&both("theirs", "theirs"), "intel-4level");
-    assert!(all.len() == 2 && all.iter().all(|(_, broken)| broken.is_none()), "{all:?}");
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub enum Choice {
     Since6_10,
     /// Whether the static branch at this place jumps.
     Branch(String),
+    /// Whether the key of static branches that is called so is on, and stays so for good.
+    Key(String),
 }
 
 /// Those that have a name of their own.
@@ -37,6 +39,7 @@ impl fmt::Display for Choice {
             (_, Some((_, name))) => f.write_str(name),
             (Self::Feature(feature), _) => feature.fmt(f),
             (Self::Branch(at), _) => write!(f, "branch@{at}"),
+            (Self::Key(name), _) => write!(f, "key@{name}"),
             _ => Err(fmt::Error),
         }
     }
@@ -49,9 +52,10 @@ impl std::str::FromStr for Choice {
         if let Some((choice, _)) = NAMED.iter().find(|(_, name)| *name == text) {
             return Ok(choice.clone());
         }
-        match text.strip_prefix("branch@") {
-            Some(at) => Ok(Self::Branch(at.into())),
-            None => text.parse().map(Self::Feature),
+        match (text.strip_prefix("branch@"), text.strip_prefix("key@")) {
+            (Some(at), _) => Ok(Self::Branch(at.into())),
+            (None, Some(name)) => Ok(Self::Key(name.into())),
+            (None, None) => text.parse().map(Self::Feature),
         }
     }
 }
@@ -119,7 +123,8 @@ mod tests {
 
     #[test]
     fn a_choice_is_called_as_it_is_asked_for() {
-        for name in ["return-thunk", "fineibt", "linux-6.5", "linux-6.10", "smap", "branch@here"] {
+        let named = ["return-thunk", "fineibt", "linux-6.5", "linux-6.10"];
+        for name in named.into_iter().chain(["smap", "branch@here", "key@one"]) {
             assert_eq!(name.parse::<Choice>().unwrap().to_string(), name);
         }
     }

@@ -372,13 +372,15 @@ pub enum ReadError {
     /// There are more images than can be judged.
     #[error(
         "what runs depends on more than the kernel's {most} ways to boot that are judged{}: say \
-         how some of it is (`--boot`)", if .boot.is_empty() { String::new() } else { format!(" (such as {boot})") }
+         how some of it is (`--boot`){}", such_as(.boot), stay(.keys)
     )]
     Combinations {
         /// How many are judged.
         most: usize,
         /// Some of the choices.
         boot: String,
+        /// Keys of static branches, of which it can be said that they stay as they are.
+        keys: Vec<String>,
     },
     /// Something names the code that may be such a table.
     #[error(
@@ -544,6 +546,20 @@ pub(super) fn likeness(a: &str, b: &str) -> usize {
     let same = |(a, b): &(u8, u8)| a == b;
     a.bytes().zip(b.bytes()).take_while(same).count()
         + a.bytes().rev().zip(b.bytes().rev()).take_while(same).count()
+}
+
+fn such_as(boot: &str) -> String {
+    if boot.is_empty() { String::new() } else { format!(" (such as {boot})") }
+}
+
+fn stay(keys: &[String]) -> String {
+    match keys {
+        [] => String::new(),
+        [key, ..] => format!(
+            "; the static branches of a key go each by itself, unless it is never flipped: then say how \
+             it is, such as `--boot {key}=on` or `=off`"
+        ),
+    }
 }
 
 fn addresses(all: &[u64]) -> String {

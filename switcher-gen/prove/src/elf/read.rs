@@ -135,7 +135,7 @@ fn combinations<'data, R: Contents<'data>>(
     purpose::check_tables(code.file)?;
     let boot = Boot::read(code, &names.homes(code))?;
     let mut said = code.file.request.choices().keys();
-    let is_branch = |choice: &&Choice| matches!(choice, Choice::Branch(_));
+    let is_branch = |choice: &&Choice| matches!(choice, Choice::Branch(_) | Choice::Key(_));
     if let Some(choice) = said.find(|choice| is_branch(choice) && !boot.has(choice)) {
         return Err(ReadError::NoChoice { choice: choice.to_string() });
     }
@@ -167,7 +167,8 @@ fn combinations<'data, R: Contents<'data>>(
             }
         }
         if images.len() + ahead.len() > MOST {
-            return Err(ReadError::Combinations { most: MOST, boot: choice::text(&made) });
+            let keys = boot.keys(&made).into_keys().map(Choice::to_string).collect();
+            return Err(ReadError::Combinations { most: MOST, boot: choice::text(&made), keys });
         }
     }
     let with_ways = images.into_iter().map(|(image, ways)| {
@@ -303,6 +304,13 @@ fn switcher<'data, R: Contents<'data>>(
         .get()
         .map(|(section, offset)| PlaceInFile { section: file.sections[section].text(), offset });
     let mut taken = taken(file, &sections, &tables);
+    for (key, _) in boot.keys(&choices).into_iter().filter(|(_, sites)| *sites > 1) {
+        taken.push(format!(
+            "the static branches of `{key}` are as this image has them, of which there is one for each \
+             way of each: Linux flips them one after the other, while a guest runs as well (say \
+             `--boot {key}=on` or `=off` if it never does)"
+        ));
+    }
     taken.extend(idt::assumed(&file.request.gates().collect::<Vec<_>>()));
     if let Some(at) = names.iretq_elsewhere(code)? {
         found.symbols.insert(Label::Iretq.name().into(), at);

@@ -7,14 +7,24 @@ use super::places::PlaceInFile;
 pub enum TableError {
     /// It has the name of a table and the flags of code.
     #[error(
-        "`{section}` has the name of a table, which {how}, and is marked executable: a table is no code, \
-         so mark it as data (`.section {section}, \"a\"`), or give code a section of another name"
+        "`{section}` has the name of a table ({how}), and is marked executable: a table is no code, so \
+         mark it as data (`.section {section}, \"a\"`), or give code a section of another name"
     )]
     Executable {
         /// Its name.
         section: String,
         /// Who reads it, and what it does.
         how: String,
+    },
+    /// A key that stays as it is leaves its static branches as they are.
+    #[error(
+        "`--boot {choice}`: the static branch at {at} is not as the file has the others of that key, or          stays as the file has it on some versions of Linux, and a key that is never flipped changes          none; leave it out of `--boot`, or make the file with sites of one form"
+    )]
+    Stays {
+        /// The key.
+        choice: String,
+        /// The static branch.
+        at: PlaceInFile,
     },
     /// What is in front of what it adds is in the field itself, and is not looked at.
     #[error(

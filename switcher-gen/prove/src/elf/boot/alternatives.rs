@@ -60,7 +60,7 @@ pub(super) fn read<'data, R: Contents<'data>>(
         Site {
             range: site..site + u64::from(longest(number)),
             when: (!is_unknown).then_some((Choice::Feature(Feature(feature)), !is_not)),
-            to: if is_unknown { To::Unknown } else { to },
+            to: if is_unknown { To::Unknown(To::NOT_MODELLED) } else { to },
             since,
             table: table.name.clone(),
         }

@@ -1,13 +1,26 @@
-//! What Linux puts over code, where it is no code of the file's.
+//! Bytes: those that are there, and what Linux puts over code where it is no code of the file's.
 
 use std::ops::Range;
 
+use super::super::code::FileCode;
+use super::super::contents::Contents;
 use super::super::overlay::Piece;
 
 /// The bytes of ENDBR64.
 pub(super) const ENDBR64: [u8; 4] = [0xF3, 0x0F, 0x1E, 0xFA];
 /// What Linux puts over it: a NOP that nothing else is.
 pub(super) const SEALED: [u8; 4] = [0x66, 0x0F, 0x1F, 0x00];
+
+/// The bytes in the file at an address of code.
+pub(super) fn bytes_at<'data, R: Contents<'data>, const N: usize>(
+    code: &FileCode<'_, 'data, R>,
+    address: u64,
+) -> Option<[u8; N]> {
+    let area = code.area(address)?;
+    let mut bytes = [0; N];
+    let is_within = address.checked_add(N as u64).is_some_and(|end| end <= area.range.end);
+    (is_within && code.copy_file(area, address, &mut bytes).is_ok()).then_some(bytes)
+}
 
 /// Bytes in which nothing is relocated.
 pub(super) fn plain(range: &Range<u64>, bytes: Vec<u8>) -> Piece {

@@ -5,8 +5,9 @@
 //! |---|---|
 //! | `tables` | the tables as they are in a file |
 //! | `alternatives` | the table of alternatives |
-//! | `sites` | the tables of returns, landing pads and static branches |
-//! | `bytes` | what is put there that is no code of the file's |
+//! | `sites` | the tables of returns and landing pads |
+//! | `branches` | the table of static branches |
+//! | `bytes` | what is there, and what is put there that is no code of the file's |
 //! | `replacement` | the code of an alternative, moved to where it runs |
 //!
 //! A verdict is about what runs. So each combination of choices that the reached code depends on
@@ -15,12 +16,13 @@
 //! that is not known here, where the code reaches it.
 
 mod alternatives;
+mod branches;
 mod bytes;
 mod replacement;
 mod sites;
 mod tables;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
@@ -49,6 +51,8 @@ pub(super) struct Boot {
     sections: HashSet<usize>,
     /// What anything in the file depends on, but for its returns.
     choices: BTreeSet<Choice>,
+    /// The choice of a key, by the choice of each static branch of it.
+    keys: BTreeMap<Choice, Choice>,
 }
 
 /// Where a change matters: a kernel has some hundred thousand places that are changed, and a
@@ -81,14 +85,19 @@ enum To {
     Return,
     /// A NOP of four bytes, where ENDBR64 is.
     Sealed,
+    /// What it is, unless another table changes it before.
+    Left,
     /// A jump.
     Jump(u64),
     /// NOPs.
     Nops,
-    /// What it is, unless another table changes it before.
-    Left,
-    /// Something that is not known here.
-    Unknown,
+    /// Something that is not known here, and why.
+    Unknown(&'static str),
+}
+
+impl To {
+    /// Why, of most of what is not known.
+    const NOT_MODELLED: &'static str = "an entry changes it in a way that is not modelled";
 }
 
 /// No entry puts more bytes somewhere: their number has one byte.
@@ -122,16 +131,20 @@ impl Boot {
         homes: &[&Range<u64>],
     ) -> Result<Self, ReadError> {
         // Linux does it in this order, after the returns.
-        let readers: [(&str, Reader<'_, '_, 'data, R>); 3] = [
-            (".altinstructions", alternatives::read),
-            (".ibt_endbr_seal", sites::seals),
-            ("__jump_table", sites::branches),
-        ];
+        let readers: [(&str, Reader<'_, '_, 'data, R>); 2] =
+            [(".altinstructions", alternatives::read), (".ibt_endbr_seal", sites::seals)];
         let mut boot = Self::default();
         for (name, read) in readers {
             let Some(table) = Table::read(code, name)? else { continue };
             let Some(sites) = read(code, &table)? else { continue };
             boot.sites.extend(sites);
+            boot.sections.extend(table.sections);
+        }
+        if let Some(table) = Table::read(code, "__jump_table")?
+            && let Some(branches) = branches::read(code, &table)?
+        {
+            boot.sites.extend(branches.sites);
+            boot.keys = branches.keys;
             boot.sections.extend(table.sections);
         }
         boot.sources = boot.sites.iter().filter_map(Site::source).collect();
@@ -163,7 +176,7 @@ impl Boot {
             To::Return => 0,
             To::Code(..) => 1,
             To::Sealed | To::Left => 2,
-            To::Jump(_) | To::Nops | To::Unknown => 3,
+            To::Jump(_) | To::Nops | To::Unknown(_) => 3,
         };
         let mut changed: Vec<(Range<u64>, u8)> =
             self.sites.iter().map(|site| (site.range.clone(), kind(site))).collect();
@@ -188,7 +201,7 @@ impl Boot {
         };
         let met: Vec<bool> = self.sites.iter().map(meets).collect();
         for (site, _) in self.sites.iter_mut().zip(met).filter(|(_, met)| *met) {
-            site.to = To::Unknown;
+            site.to = To::Unknown(To::NOT_MODELLED);
         }
     }
 
@@ -283,8 +296,11 @@ impl Boot {
         ranges: &[Range<u64>],
         made: &Choices,
     ) -> Result<Option<&Choice>, ReadError> {
-        if let Some(site) = self.reached(ranges).find(|site| matches!(site.to, To::Unknown)) {
-            let how = "an entry changes it in a way that is not modelled";
+        let unknown = self.reached(ranges).find_map(|site| match site.to {
+            To::Unknown(how) => Some((site, how)),
+            _ => None,
+        });
+        if let Some((site, how)) = unknown {
             return Err(site.refused(code, how)?);
         }
         let open = self.choices(ranges).find(|choice| !made.contains_key(choice));
@@ -331,6 +347,15 @@ impl Boot {
     /// Whether anything in the file depends on a choice.
     pub(super) fn has(&self, choice: &Choice) -> bool {
         self.choices.contains(choice)
+    }
+
+    /// The keys of which some of these choices are static branches, and how many are.
+    pub(super) fn keys<'s>(&'s self, of: &Choices) -> BTreeMap<&'s Choice, usize> {
+        let mut keys = BTreeMap::new();
+        for key in of.keys().filter_map(|choice| self.keys.get(choice)) {
+            *keys.entry(key).or_default() += 1;
+        }
+        keys
     }
 
     /// The sites in ranges, which are in order.

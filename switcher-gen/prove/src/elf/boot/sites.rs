@@ -1,4 +1,4 @@
-//! Linux's tables of returns, landing pads and static branches.
+//! Linux's tables of returns and landing pads.
 
 use std::ops::Range;
 
@@ -7,23 +7,12 @@ use super::super::contents::Contents;
 use super::super::error::ReadError;
 use super::super::file::Of;
 use super::super::front;
-use super::bytes::ENDBR64;
-use super::tables::{Named, Table};
+use super::bytes::{ENDBR64, bytes_at};
+use super::tables::Table;
 use super::{Choice, Near, Site, To};
 
 /// The thunk of returns, by Linux's name of it, and by ours.
 const THUNKS: [&[u8]; 2] = [b"__x86_return_thunk", b"switcher_host_return_thunk"];
-
-/// The bytes in the file at an address of code.
-fn bytes_at<'data, R: Contents<'data>, const N: usize>(
-    code: &FileCode<'_, 'data, R>,
-    address: u64,
-) -> Option<[u8; N]> {
-    let area = code.area(address)?;
-    let mut bytes = [0; N];
-    let is_within = address.checked_add(N as u64).is_some_and(|end| end <= area.range.end);
-    (is_within && code.copy_file(area, address, &mut bytes).is_ok()).then_some(bytes)
-}
 
 /// `.return_sites`: jumps to the thunk of returns, of those that are near. Linux leaves any other
 /// jump as it is.
@@ -135,58 +124,4 @@ pub(super) fn fronts<'data, R: Contents<'data>>(
         fronts.extend(all.filter(|front| near.is_home(front)).map(|front| (front, table.clone())));
     }
     fronts
-}
-
-/// `__jump_table`: static branches. Each has two entries here, for either way. Those of one key go
-/// one way, or the other one if the lowest bits of their keys differ (Linux,
-/// include/linux/jump_label.h, `jump_label_type`): which way the first of them goes is the choice.
-pub(super) fn branches<'data, R: Contents<'data>>(
-    code: &FileCode<'_, 'data, R>,
-    table: &Table,
-) -> Result<Option<Vec<Site>>, ReadError> {
-    /// The place, where it leads, and the key.
-    const ENTRY: usize = 16;
-    let mut keys: Vec<(Named, u64, Choice)> = Vec::new();
-    let mut entry = |at: usize| -> Option<Vec<Site>> {
-        let site = table.place(at)?;
-        let target = table.place(at + 4)?;
-        let length = match bytes_at::<R, 2>(code, site)? {
-            [0xEB, _] | [0x66, 0x90] => 2,
-            _ => match bytes_at::<R, 5>(code, site)? {
-                [0xE9, ..] | [0x0F, 0x1F, 0x44, 0x00, 0x00] => 5,
-                _ => return None,
-            },
-        };
-        let range = site..site + length;
-        let by = target.wrapping_sub(range.end).cast_signed();
-        let is_near =
-            if length == 2 { i8::try_from(by).is_ok() } else { i32::try_from(by).is_ok() };
-        let area = code.area(site)?;
-        let own = Choice::Branch(code.place(area, site).to_string());
-        let (choice, is_other) = match table.named(at + 8) {
-            Some((key, bits)) => match keys.iter().find(|(known, ..)| *known == key) {
-                Some((_, first, choice)) => (choice.clone(), (first ^ bits) & 1 != 0),
-                None => {
-                    keys.push((key, bits, own.clone()));
-                    (own, false)
-                }
-            },
-            None => (own, false),
-        };
-        let way = |jumps: bool, to| Site {
-            range: range.clone(),
-            when: Some((choice.clone(), jumps != is_other)),
-            to,
-            since: None,
-            table: table.name.clone(),
-        };
-        // Where the sections of an object come to lie, a linker decides.
-        if !(area.range.contains(&target) && is_near) {
-            return Some(vec![Site { when: None, ..way(true, To::Unknown) }]);
-        }
-        Some(vec![way(true, To::Jump(target)), way(false, To::Nops)])
-    };
-    let Some(entries) = table.entries(ENTRY, &[0, 4], &[8]) else { return Ok(None) };
-    let all: Option<Vec<_>> = entries.map(&mut entry).collect();
-    Ok(all.map(|all| all.into_iter().flatten().collect()))
 }

@@ -30,7 +30,7 @@ pub(super) struct Table {
 }
 
 /// What a field of 64 bits names, wherever that is: two fields that name the same are equal.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Named {
     /// So many bytes from the start of a section, by its number.
     Section(usize, u64),
