@@ -1,6 +1,8 @@
 //! What Linux makes of its code when it boots: each image is judged, by what decides about it, and
 //! what the file holds is not taken for what runs.
 
+#[path = "boot/boundaries.rs"]
+mod boundaries;
 #[path = "boot/branches.rs"]
 mod branches;
 #[path = "boot/front.rs"]

@@ -15,8 +15,8 @@ struct Entry {
     by: u8,
     number: u16,
     is_not: bool,
-    /// Whether a flag says more than that.
-    is_unknown: bool,
+    /// Why it is not known what comes of it, if it is not.
+    wrong: Option<&'static str>,
 }
 
 /// `None` if its entries are of no size that is known, or could be of several.
@@ -50,7 +50,7 @@ pub(super) fn read<'data, R: Contents<'data>>(
         return Ok(None);
     }
     let site = |(number, entry): (usize, &Entry)| {
-        let Entry { site, from, by, number: feature, is_not, is_unknown, .. } = *entry;
+        let Entry { site, from, by, number: feature, is_not, wrong, .. } = *entry;
         let to = To::Code(from..from + u64::from(by), corrected);
         let since = match corrected {
             Corrected::First => None,
@@ -59,8 +59,8 @@ pub(super) fn read<'data, R: Contents<'data>>(
         };
         Site {
             range: site..site + u64::from(longest(number)),
-            when: (!is_unknown).then_some((Choice::Feature(Feature(feature)), !is_not)),
-            to: if is_unknown { To::Unknown(To::NOT_MODELLED) } else { to },
+            when: wrong.is_none().then_some((Choice::Feature(Feature(feature)), !is_not)),
+            to: wrong.map_or(to, To::Unknown),
             since,
             table: table.name.clone(),
         }
@@ -93,6 +93,31 @@ fn entry<'data, R: Contents<'data>>(
     let has_code = is_code(site, length.into()) && (by == 0 || is_code(from, by.into()));
     let is_possible =
         length > 0 && by <= length && number < WORDS * 32 && flags <= FLAGS && has_code;
-    let (is_not, is_unknown) = (flags & 1 != 0, flags & 2 != 0);
-    is_possible.then_some(Entry { site, length, from, by, number, is_not, is_unknown })
+    let is_not = flags & 1 != 0;
+    let wrong = match size {
+        _ if flags & 2 != 0 => Some(To::NOT_MODELLED),
+        13 if !is_padded(code, site, length, table.byte(lengths + 2)?) => Some(
+            "an entry says that so many bytes at its end are padding, and not all of them are NOPs \
+             of one byte: Linux up to 5.12 overwrites them without a look",
+        ),
+        _ => None,
+    };
+    is_possible.then_some(Entry { site, length, from, by, number, is_not, wrong })
+}
+
+/// Whether so many bytes at the end of a place are NOPs of one byte.
+fn is_padded<'data, R: Contents<'data>>(
+    code: &FileCode<'_, 'data, R>,
+    site: u64,
+    length: u8,
+    padding: u8,
+) -> bool {
+    let end = site.saturating_add(length.into());
+    let range = end.saturating_sub(padding.into())..end;
+    let mut bytes = vec![0; padding.into()];
+    let Some(area) = code.area(site).filter(|area| end <= area.range.end) else { return false };
+    padding <= length
+        && code.copy_file(area, range.start, &mut bytes).is_ok()
+        && bytes.iter().all(|byte| *byte == 0x90)
+        && code.touching(area, &range).is_ok_and(|relocations| relocations.is_empty())
 }

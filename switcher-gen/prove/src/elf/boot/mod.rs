@@ -7,6 +7,8 @@
 //! | `alternatives` | the table of alternatives |
 //! | `sites` | the tables of returns and landing pads |
 //! | `branches` | the table of static branches |
+//! | `boundaries` | where instructions begin in what is changed |
+//! | `opcode` | what Linux takes an instruction for |
 //! | `bytes` | what is there, and what is put there that is no code of the file's |
 //! | `replacement` | the code of an alternative, moved to where it runs |
 //!
@@ -16,8 +18,10 @@
 //! that is not known here, where the code reaches it.
 
 mod alternatives;
+mod boundaries;
 mod branches;
 mod bytes;
+mod opcode;
 mod replacement;
 mod sites;
 mod tables;
@@ -85,8 +89,6 @@ enum To {
     Return,
     /// A NOP of four bytes, where ENDBR64 is.
     Sealed,
-    /// What it is, unless another table changes it before.
-    Left,
     /// A jump.
     Jump(u64),
     /// NOPs.
@@ -175,7 +177,7 @@ impl Boot {
         let kind = |site: &Site| match site.to {
             To::Return => 0,
             To::Code(..) => 1,
-            To::Sealed | To::Left => 2,
+            To::Sealed => 2,
             To::Jump(_) | To::Nops | To::Unknown(_) => 3,
         };
         let mut changed: Vec<(Range<u64>, u8)> =
@@ -249,6 +251,17 @@ impl Boot {
     /// The sections of the tables.
     pub(super) fn tables(&self) -> impl Iterator<Item = usize> {
         self.sections.iter().copied()
+    }
+
+    /// Refuses what is executed from the middle of an instruction that is changed, if these choices
+    /// are made. The ranges and the instructions are in order.
+    pub(super) fn check_boundaries<'data, R: Contents<'data>>(
+        &self,
+        code: &FileCode<'_, 'data, R>,
+        (ranges, instructions): (&[Range<u64>], &[u64]),
+        made: &Choices,
+    ) -> Result<(), ReadError> {
+        boundaries::check(code, self.reached(ranges), instructions, made)
     }
 
     /// Refuses what leads into the middle of a place that is changed: from outside, or to a NOP,

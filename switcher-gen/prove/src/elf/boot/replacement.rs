@@ -11,6 +11,7 @@ use super::super::error::ReadError;
 use super::super::leads::Use;
 use super::super::overlay::Piece;
 use super::bytes::{nops, plain};
+use super::opcode::is_long_jump;
 
 /// Which distances Linux corrects when it moves code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,15 @@ pub(super) fn moved<'data, R: Contents<'data>>(
             None
         };
         let is_first = corrected == Corrected::First;
+        // Linux makes it a short one, by a distance that it has not corrected, if that fits.
+        let is_within =
+            |(target, ..): (u64, usize, usize)| (from.start..=from.end).contains(&target);
+        if !is_first && is_long_jump(&own) && target.is_some_and(is_within) {
+            return wrong(
+                "a jump of five bytes that is put there leads to what is put there as well, and Linux \
+                 6.5 and later may shorten it by a distance that is wrong (write a short jump)",
+            );
+        }
         // Of five bytes that begin like a jump of two, it takes four for a distance.
         if is_first && at == from.start && from.end - from.start == 5 && bytes[0] == SHORT_JUMP {
             return wrong(

@@ -42,6 +42,18 @@ pub(super) fn returns<'data, R: Contents<'data>>(
         if !near.has(&(site..site + LENGTH)) {
             continue;
         }
+        if may_be_trampoline(code, site)? {
+            let how = "what is five bytes after it is the mark of a trampoline for static calls, so \
+                       that Linux writes five bytes there, whatever they are";
+            sites.push(Site {
+                range: site..site + LENGTH,
+                when: None,
+                to: To::Unknown(how),
+                since: None,
+                table: table.name.clone(),
+            });
+            continue;
+        }
         let Some(bytes) = bytes_at::<R, 5>(code, site) else { return Ok(None) };
         let is_jump = bytes[0] == 0xE9;
         if is_jump && leads_to_thunk(code, site..site + LENGTH, &thunks)? {
@@ -55,6 +67,28 @@ pub(super) fn returns<'data, R: Contents<'data>>(
         }
     }
     Ok(Some(sites))
+}
+
+/// Whether Linux may take a return for the trampoline of a static call, which it knows by the UD1
+/// behind it (arch/x86/kernel/static_call.c, `__static_call_fixup`).
+fn may_be_trampoline<'data, R: Contents<'data>>(
+    code: &FileCode<'_, 'data, R>,
+    site: u64,
+) -> Result<bool, ReadError> {
+    const MARK: [u8; 3] = [0x0F, 0xB9, 0xCC];
+    let start = site.saturating_add(5);
+    let Some(area) = code.area(start) else { return Ok(false) };
+    let glance = code.glance_file(area, start)?;
+    let bytes = glance.bytes[..glance.len].iter().zip(start..);
+    // What a linker puts there is not known.
+    let unknown = || {
+        let wrong = glance.wrong.iter().map(|(field, _)| field);
+        wrong.chain(glance.out.iter().map(|(field, _)| field)).chain(&glance.numbers)
+    };
+    let may_be = |((byte, at), mark): ((&u8, u64), &u8)| {
+        byte == mark || unknown().any(|field| field.contains(&at))
+    };
+    Ok(glance.len >= MARK.len() && bytes.zip(&MARK).all(may_be))
 }
 
 /// Whether a jump of 32 bits leads to the thunk, by its symbol or by its address.
@@ -86,12 +120,15 @@ pub(super) fn seals<'data, R: Contents<'data>>(
 ) -> Result<Option<Vec<Site>>, ReadError> {
     let entry = |at: usize| -> Option<Site> {
         let site = table.place(at)?;
-        // What is no landing pad is left as it is.
-        let is_pad = bytes_at::<R, 4>(code, site)? == ENDBR64;
+        let range = site..site.checked_add(4)?;
+        let is_plain = code.touching(code.area(site)?, &range).is_ok_and(|all| all.is_empty());
+        let is_pad = bytes_at::<R, 4>(code, site)? == ENDBR64 && is_plain;
+        let other = "it is not ENDBR64 there, and it depends on the version of Linux what is \
+                     taken for one, and what is put there";
         Some(Site {
-            range: site..site + 4,
+            range,
             when: None,
-            to: if is_pad { To::Sealed } else { To::Left },
+            to: if is_pad { To::Sealed } else { To::Unknown(other) },
             since: None,
             table: table.name.clone(),
         })
@@ -110,7 +147,7 @@ pub(super) fn fronts<'data, R: Contents<'data>>(
     /// Where the hash is in such kernels: `mov $hash, %r32`.
     const HASHES: [u64; 2] = [32, 64];
     const MOV: u64 = 5;
-    let pads = sites.iter().filter(|site| matches!(site.to, To::Sealed | To::Left));
+    let pads = sites.iter().filter(|site| front::bytes(&site.table) > 0);
     let mut fronts = Vec::new();
     for Site { range, table, .. } in pads {
         let start = range.start;
