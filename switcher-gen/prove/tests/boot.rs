@@ -5,6 +5,8 @@
 mod boundaries;
 #[path = "boot/branches.rs"]
 mod branches;
+#[path = "boot/calls.rs"]
+mod calls;
 #[path = "boot/front.rs"]
 mod front;
 mod gas;
@@ -16,7 +18,7 @@ mod tables;
 mod versions;
 
 use switcher_gen::Variant;
-use switcher_prove::elf::{self, Choice, Feature, Foreign, ReadError, Request};
+use switcher_prove::elf::{self, Choice, Feature, Foreign, ReadError, Request, TableError};
 use switcher_prove::{Profile, Prover, Target, Verdict};
 
 const KERNEL: &str = include_str!("gas/kernel.S");

@@ -15,6 +15,8 @@ pub enum Choice {
     ReturnThunk,
     /// Whether the kernel is built with FineIBT (CONFIG_FINEIBT), whatever it makes of it.
     FineIbt,
+    /// Whether the kernel counts how deep its calls are, for the sake of returns.
+    CallDepth,
     /// Whether it is Linux 6.5 or later, which corrects all distances in alternatives.
     Since6_5,
     /// Whether it is Linux 6.10 or later, whose alternatives may be nested.
@@ -26,9 +28,10 @@ pub enum Choice {
 }
 
 /// Those that have a name of their own.
-const NAMED: [(Choice, &str); 4] = [
+const NAMED: [(Choice, &str); 5] = [
     (Choice::ReturnThunk, "return-thunk"),
     (Choice::FineIbt, "fineibt"),
+    (Choice::CallDepth, "call-depth"),
     (Choice::Since6_5, "linux-6.5"),
     (Choice::Since6_10, "linux-6.10"),
 ];
@@ -123,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_choice_is_called_as_it_is_asked_for() {
-        let named = ["return-thunk", "fineibt", "linux-6.5", "linux-6.10"];
+        let named = ["return-thunk", "fineibt", "call-depth", "linux-6.5", "linux-6.10"];
         for name in named.into_iter().chain(["smap", "branch@here", "key@one"]) {
             assert_eq!(name.parse::<Choice>().unwrap().to_string(), name);
         }

@@ -40,7 +40,7 @@ const PATCHES: [(&str, Length, &str); 19] = {
         ("static_call", Most(6), "static calls are redirected there"),
         ("return_sites", Most(5), "returns become jumps to a thunk there, or the reverse"),
         ("retpoline_sites", Most(15), "indirect branches are replaced there"),
-        ("call_sites", Most(15), "calls are redirected there for call depth tracking"),
+        ("call_sites", Most(5), "calls are redirected there for call depth tracking"),
         // As far as the ENDBR64 of a function that is aligned to 64 bytes.
         ("cfi_sites", Most(68), "checks of indirect calls are rewritten there"),
         ("endbr_seal", Most(4), "ENDBR64 is removed there"),

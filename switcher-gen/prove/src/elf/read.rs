@@ -234,6 +234,9 @@ fn switcher<'data, R: Contents<'data>>(
     boot.check_boundaries(code, (&ranges, &instructions), made)?;
     let mut choices = boot.made(&ranges, made);
     let is_without_fine_ibt = home.is_some() && boot.check_fronts(code, &ranges)?;
+    if home.is_some() && boot.check_calls(code, &ranges)? {
+        choices.insert(Choice::CallDepth, false);
+    }
     for at in boot.sources(&ranges) {
         let area = code.area(at).ok_or(ReadError::NoCode)?;
         is_kept(code, area)?;

@@ -16,6 +16,27 @@ pub enum TableError {
         /// Who reads it, and what it does.
         how: String,
     },
+    /// What its entries say is not known.
+    #[error(
+        "the entries of `{section}` cannot be read, so that it is not known what is changed by them: \
+         give the file without it, or with one section of that name"
+    )]
+    Unreadable {
+        /// Its name.
+        section: String,
+    },
+    /// Calls are counted in front of what is called.
+    #[error(
+        "`{section}` names a call of what comes at most 16 bytes after {at}, which is reached: a kernel \
+         that counts how deep its calls are puts other bytes over the NOPs in front of what is called; \
+         put an INT3 right in front of that, or say that the kernel does not (`--boot call-depth=off`)"
+    )]
+    Padding {
+        /// Its name.
+        section: String,
+        /// The code in front of what is called.
+        at: PlaceInFile,
+    },
     /// A key that stays as it is leaves its static branches as they are.
     #[error(
         "`--boot {choice}`: the static branch at {at} is not as the file has the others of that key, or          stays as the file has it on some versions of Linux, and a key that is never flipped changes          none; leave it out of `--boot`, or make the file with sites of one form"

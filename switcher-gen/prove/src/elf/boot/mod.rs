@@ -7,6 +7,7 @@
 //! | `alternatives` | the table of alternatives |
 //! | `sites` | the tables of returns and landing pads |
 //! | `branches` | the table of static branches |
+//! | `calls` | what is changed in front of what named calls lead to |
 //! | `boundaries` | where instructions begin in what is changed |
 //! | `opcode` | what Linux takes an instruction for |
 //! | `bytes` | what is there, and what is put there that is no code of the file's |
@@ -21,6 +22,7 @@ mod alternatives;
 mod boundaries;
 mod branches;
 mod bytes;
+mod calls;
 mod opcode;
 mod replacement;
 mod sites;
@@ -51,6 +53,8 @@ pub(super) struct Boot {
     sources: Vec<Range<u64>>,
     /// What may be changed in front of places that are, and the table.
     fronts: Vec<(Range<u64>, String)>,
+    /// What may be changed in front of what a named call leads to, and the table.
+    calls: Vec<(Range<u64>, String)>,
     /// The sections of the tables that these are from.
     sections: HashSet<usize>,
     /// What anything in the file depends on, but for its returns.
@@ -164,6 +168,7 @@ impl Boot {
             boot.sections.extend(table.sections);
         }
         boot.fronts = sites::fronts(code, &boot.sites, &near);
+        boot.calls = calls::fronts(code, &boot.sites, &near)?;
         boot.sites.retain(|site| near.has(&site.range));
         boot.forget_what_meets();
         boot.forget_equal_versions(code)?;
@@ -348,6 +353,19 @@ impl Boot {
             is_said |= front::check(code, table, code.place(area, at))?;
         }
         Ok(is_said)
+    }
+
+    /// The same in front of what named calls lead to, and whether that is left alone only because it
+    /// was said that the kernel does not count calls.
+    ///
+    /// # Errors
+    /// If it may be changed.
+    pub(super) fn check_calls<'data, R: Contents<'data>>(
+        &self,
+        code: &FileCode<'_, 'data, R>,
+        ranges: &[Range<u64>],
+    ) -> Result<bool, ReadError> {
+        calls::check(code, &self.calls, ranges)
     }
 
     /// The choices that these ranges depend on, of those that are made.
