@@ -498,6 +498,19 @@ fn a_number_of_a_table_that_is_relocated_is_not_read() {
     assert!(matches!(&error, ReadError::Patched { .. }), "{error}");
 }
 
+/// A kernel may leave landing pads alone on a CPU that has them, and then the CPU still has them.
+#[test]
+fn a_variant_without_landing_pads_says_nothing_of_the_cpu() {
+    let right = at_exit(&alternative("", "cld", "18 * 32 + 20", 0));
+    let wrong = at_exit(&alternative("", "mov %rax, %gs:0", "18 * 32 + 20", 0));
+    let all = verdicts(&right, "intel-4level");
+    assert_eq!(all, [("ibt=off".to_owned(), None), ("ibt=on".to_owned(), None)]);
+    let all = verdicts(&wrong, "intel-4level");
+    assert!(matches!(&all[..], [(_, None), (on, Some(_))] if on == "ibt=on"), "{all:?}");
+    let off = [(Choice::Feature(Feature::IBT), false)];
+    assert_eq!(verdicts_of(&wrong, "intel-4level", &off), [("ibt=off".to_owned(), None)]);
+}
+
 /// The verdict says which bytes it is about.
 #[test]
 fn what_was_chosen_is_said() {

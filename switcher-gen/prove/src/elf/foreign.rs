@@ -115,6 +115,14 @@ impl Foreign {
                 choice::text(&self.choices)
             ));
         }
+        // The variant says it only of the faults that it knows.
+        if self.choices.get(&Choice::ReturnThunk) == Some(&false) {
+            assumed.push(
+                "returns go through no thunk, as they do on CPUs with other faults than the variant's \
+                 (ITS), and where the kernel was told to count calls (say `--boot return-thunk=on` then)"
+                    .into(),
+            );
+        }
         assumed.extend(few(&self.unpatched, |(section, at)| {
             format!("what `{section}` is for, which names {at}, does not change the code")
         }));

@@ -141,10 +141,14 @@ impl Request {
             (Feature::FSGSBASE, true),
             (Feature::XENPV, false),
             (Feature::LA57, variant.paging() == PagingMode::FiveLevel),
-            (Feature::IBT, variant.ibt()),
         ];
-        let mut choices: Choices =
-            known.into_iter().map(|(feature, is_on)| (Choice::Feature(feature), is_on)).collect();
+        // A kernel that makes nothing of landing pads may run on a CPU that has them.
+        let ibt = variant.ibt().then_some((Feature::IBT, true));
+        let mut choices: Choices = known
+            .into_iter()
+            .chain(ibt)
+            .map(|(feature, is_on)| (Choice::Feature(feature), is_on))
+            .collect();
         choices.insert(Choice::ReturnThunk, variant.mitigations().untrain);
         // What was said before goes before.
         choices.extend(self.choices);
