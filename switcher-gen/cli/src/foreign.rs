@@ -106,8 +106,10 @@ pub(crate) struct ForeignArgs {
     gates: Vec<Gates>,
     /// How the kernel boots that `--elf` is a part of, as far as what runs depends on it: a feature
     /// of the CPU, by name or by Linux's number, such as smap or 7*32+11; return-thunk; a static
-    /// branch; fineibt, for a kernel that is built with CONFIG_FINEIBT; or linux-6.5 or linux-6.10,
-    /// for one of that version or a later one. What is not said, and does not follow from the
+    /// branch by its place, such as branch@.entry.text+0xa, or a key of static branches that is
+    /// never flipped once the kernel has booted, such as key@SYMBOL; fineibt, for a kernel that is
+    /// built with CONFIG_FINEIBT; call-depth, for one that counts how deep calls are; or linux-6.5
+    /// or linux-6.10, for one of that version or a later one. What is not said, and does not follow from the
     /// variant, is judged both ways, or refused if one of them cannot be judged
     #[arg(long, value_name = "CHOICE=on|off", value_parser = choice, requires = "elf")]
     boot: Vec<(Choice, bool)>,

@@ -115,6 +115,12 @@ impl Foreign {
                 choice::text(&self.choices)
             ));
         }
+        // Each image is of one way.
+        if self.choices.keys().any(|choice| matches!(choice, Choice::Branch(_))) {
+            assumed.push(
+                "a static branch is not flipped between two executions of it by one routine".into(),
+            );
+        }
         // The variant says it only of the faults that it knows.
         if self.choices.get(&Choice::ReturnThunk) == Some(&false) {
             assumed.push(

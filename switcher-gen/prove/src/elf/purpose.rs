@@ -224,8 +224,8 @@ pub(super) fn check_tables<'data, R: Contents<'data>>(
     file: &File<'data, R>,
 ) -> Result<(), TableError> {
     let code = file.sections.iter().filter(|section| section.is_code() && section.size > 0);
-    let tables = code.filter(|it| matches!(Purpose::of_name(&it.text()), Purpose::Patches(_)));
-    tables.map(check_no_table).collect()
+    let mut tables = code.filter(|it| matches!(Purpose::of_name(&it.text()), Purpose::Patches(_)));
+    tables.try_for_each(check_no_table)
 }
 
 /// Refuses a section of code that somebody reads as a table.

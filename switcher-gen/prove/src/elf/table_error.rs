@@ -39,7 +39,9 @@ pub enum TableError {
     },
     /// A key that stays as it is leaves its static branches as they are.
     #[error(
-        "`--boot {choice}`: the static branch at {at} is not as the file has the others of that key, or          stays as the file has it on some versions of Linux, and a key that is never flipped changes          none; leave it out of `--boot`, or make the file with sites of one form"
+        "`--boot {choice}`: the static branch at {at} is not as the file has the others of that key, or \
+         stays as the file has it on some versions of Linux, and a key that is never flipped changes \
+         none; leave it out of `--boot`, or make the file with sites of one form"
     )]
     Stays {
         /// The key.

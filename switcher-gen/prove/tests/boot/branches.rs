@@ -50,6 +50,7 @@ fn each_static_branch_goes_by_itself_whatever_its_key_is() {
     let all = images.iter().map(|image| image.assumed().concat());
     let with = all.filter(|text| text.contains("--boot key@one=on")).count();
     assert_eq!(with, 4);
+    assert!(images.iter().all(|image| image.assumed().concat().contains("not flipped between")));
 }
 
 /// Whoever knows that a key is never flipped says how it is.

@@ -1,8 +1,8 @@
 //! Where instructions begin in a place that Linux changes.
 //!
-//! Linux writes other bytes with the same meaning: a longer NOP for several, a short jump for a long
-//! one. They mean the same only to who executes them from where Linux begins to read them, one after
-//! the other.
+//! Linux writes other bytes with the same meaning: a longer NOP for several, a short jump for a
+//! long one. They mean the same only to who executes them from where Linux begins to read them, one
+//! after the other.
 
 use std::ops::Range;
 
@@ -21,8 +21,8 @@ const LONGEST: u64 = 255;
 const INSTRUCTION: u64 = 15;
 
 /// Refuses what is executed other than from where an instruction begins in what is changed, and
-/// what begins or ends in the middle of one. The `sites` are reached, and `instructions` begin there
-/// and elsewhere, in order.
+/// what begins or ends in the middle of one. The `sites` are reached, and `instructions` begin
+/// there and elsewhere, in order.
 pub(super) fn check<'s, 'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     sites: impl Iterator<Item = &'s Site>,
@@ -38,16 +38,17 @@ pub(super) fn check<'s, 'data, R: Contents<'data>>(
             is_longer && end <= other.range.end && other.is_made(made) == Some(true)
         };
         // Something else runs there than what this one makes of it.
-        let first = sites.partition_point(|other| other.range.start + LONGEST < start);
+        let first =
+            sites.partition_point(|other| other.range.start.saturating_add(LONGEST) < start);
         let before = sites[first..].iter().take_while(|other| other.range.start <= start);
         if before.filter(|other| matches!(other.to, To::Code(..))).any(|other| is_over(&other)) {
             continue;
         }
         let begins = begins(code, site)?;
-        let first = instructions.partition_point(|at| at + INSTRUCTION <= start);
+        let first = instructions.partition_point(|at| at.saturating_add(INSTRUCTION) <= start);
         let near = instructions[first..].iter().copied().take_while(|at| *at < end);
         for at in near {
-            let next = at + length(code, at)?;
+            let next = at.saturating_add(length(code, at)?);
             let is_right = match at < start {
                 true => next <= start,
                 false => next <= end && begins.binary_search(&at).is_ok(),

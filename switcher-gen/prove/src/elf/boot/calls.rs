@@ -43,10 +43,11 @@ pub(super) fn fronts<'data, R: Contents<'data>>(
         let entries = table.entries(4, &[0], &[]).ok_or_else(unreadable)?;
         for place in entries.filter_map(|at| table.place(at)) {
             // A call that is put there is one, too.
-            let first = moved.partition_point(|(range, _)| range.start + LONGEST < place);
+            let first =
+                moved.partition_point(|(range, _)| range.start.saturating_add(LONGEST) < place);
             let there = moved[first..].iter().take_while(|(range, _)| range.start <= place);
             let there = there.filter(|(range, _)| range.contains(&place));
-            let sources = there.map(|(range, from)| from + (place - range.start));
+            let sources = there.map(|(range, from)| from.wrapping_add(place - range.start));
             for at in std::iter::once(place).chain(sources) {
                 let Some(target) = called(code, at)? else { continue };
                 let front = target.saturating_sub(ROOM)..target;

@@ -355,8 +355,8 @@ impl Boot {
         Ok(is_said)
     }
 
-    /// The same in front of what named calls lead to, and whether that is left alone only because it
-    /// was said that the kernel does not count calls.
+    /// The same in front of what named calls lead to, and whether that is left alone only because
+    /// it was said that the kernel does not count calls.
     ///
     /// # Errors
     /// If it may be changed.
