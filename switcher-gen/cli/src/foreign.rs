@@ -109,8 +109,8 @@ pub(crate) struct ForeignArgs {
     /// branch by its place, such as branch@.entry.text+0xa, or a key of static branches that is
     /// never flipped once the kernel has booted, such as key@SYMBOL; fineibt, for a kernel that is
     /// built with CONFIG_FINEIBT; call-depth, for one that counts how deep calls are; or linux-6.5
-    /// or linux-6.10, for one of that version or a later one. What is not said, and does not follow from the
-    /// variant, is judged both ways, or refused if one of them cannot be judged
+    /// or linux-6.10, for one of that version or a later one. What is not said, and does not follow
+    /// from the variant, is judged both ways, or refused if one of them cannot be judged
     #[arg(long, value_name = "CHOICE=on|off", value_parser = choice, requires = "elf")]
     boot: Vec<(Choice, bool)>,
     /// What the CPUs that the code of `--elf` is for have besides what the variant implies

@@ -56,7 +56,7 @@ pub use exists::Features;
 pub use flags::{ARITHMETIC, Condition, Flags};
 pub use memory::{Cells, Hooked, Memory, Place, Region, RegionName, Sharing};
 pub use operation::{Fault, Fence, Gpr};
-pub use program::{Op, Program, ProgramError};
+pub use program::{Changed, Op, Program, ProgramError};
 pub use state::WRITABLE;
 pub use state::{CR4, CR4_PCIDE, CR4_PKE, CpuModel, EFER, Msrs, State, SyscallKind, cr4};
 pub use step::{Access, Branch, Effect, Elsewhere, Held, Observer, Step, Stuck, Unobserved};

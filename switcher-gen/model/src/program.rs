@@ -5,6 +5,7 @@
 //! agree in length, operation and operands. A prefix that means nothing is refused (`prefixes`).
 
 use std::cell::OnceCell;
+use std::ops::Range;
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, Register};
 
@@ -25,6 +26,27 @@ pub struct Program {
     has_linked_gs: bool,
     /// At least one piece, in the order of their addresses. No two touch each other.
     pieces: Vec<Piece>,
+    /// What is written while the code is loaded.
+    changed: Vec<Changed>,
+}
+
+/// A place whose bytes are written while the code is loaded, by somebody who reads it instruction
+/// by instruction and may write others that do the same. So it means what it says only to who
+/// executes it from where one of these begins, and to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// Its addresses.
+    pub range: Range<u64>,
+    /// Where its instructions begin, in order.
+    pub begins: Vec<u64>,
+}
+
+impl Changed {
+    /// Whether an instruction at these addresses is one of its own, or outside.
+    fn has_whole(&self, own: &Range<u64>) -> bool {
+        let is_outside = own.end <= self.range.start || self.range.end <= own.start;
+        is_outside || own.end <= self.range.end && self.begins.binary_search(&own.start).is_ok()
+    }
 }
 
 /// Bytes that follow each other.
@@ -104,6 +126,17 @@ pub enum ProgramError {
         /// The instruction that yaxpeax-x86 reads.
         second: String,
     },
+    /// It begins or ends in the middle of an instruction that is changed when the code is loaded.
+    #[error(
+        "{at:#x}: `{text}` begins or ends in the middle of an instruction that Linux changes, and not \
+         all versions put the same bytes there"
+    )]
+    Inside {
+        /// The address.
+        at: u64,
+        /// The instruction, as the bytes are read here.
+        text: String,
+    },
     /// A prefix without which the instruction would be the same, and not one of the forms that are
     /// known.
     #[error("{at:#x}: {bytes} is `{text}`, and its prefix {prefix} means nothing there")]
@@ -128,6 +161,7 @@ impl ProgramError {
             | Self::NotModelled { at, .. }
             | Self::Encoding { at, .. }
             | Self::Disagreement { at, .. }
+            | Self::Inside { at, .. }
             | Self::Prefix { at, .. } => *at,
         }
     }
@@ -138,7 +172,7 @@ impl Program {
     #[must_use]
     pub fn new(base: u64, bytes: Vec<u8>) -> Self {
         let pieces = vec![Piece::new(base, bytes)];
-        Self { base, is_fixed: false, has_linked_gs: false, pieces }
+        Self { base, is_fixed: false, has_linked_gs: false, pieces, changed: Vec::new() }
     }
 
     /// This program, of code that holds addresses of its own as numbers, so that it can lie nowhere
@@ -152,6 +186,12 @@ impl Program {
     #[must_use]
     pub const fn is_fixed(&self) -> bool {
         self.is_fixed
+    }
+
+    /// This program, of code in which these places are written while it is loaded.
+    #[must_use]
+    pub fn with_changed(self, changed: Vec<Changed>) -> Self {
+        Self { changed, ..self }
     }
 
     /// Other bytes, as of [`of_pieces`](Self::of_pieces), of code that is like this in everything
@@ -172,7 +212,7 @@ impl Program {
         if pieces.is_empty() {
             pieces.push(Piece::new(base, Vec::new()));
         }
-        Self { base, is_fixed: false, has_linked_gs: false, pieces }
+        Self { base, is_fixed: false, has_linked_gs: false, pieces, changed: Vec::new() }
     }
 
     /// This program, of code whose per-CPU data is reached through GS and relative to RIP, as
@@ -320,6 +360,10 @@ impl Program {
             return Err(ProgramError::Invalid { at, bytes: hexadecimal(code.iter().take(8)) });
         }
         let text = || instruction.to_string();
+        let range = at..at.saturating_add(instruction.len() as u64);
+        if !self.changed.iter().all(|changed| changed.has_whole(&range)) {
+            return Err(ProgramError::Inside { at, text: text() });
+        }
         let own = &code[..instruction.len()];
         let meaningless = |MeaninglessPrefix { name, byte }| {
             let (bytes, prefix) = (hexadecimal(own.iter()), format!("{name} ({byte:02x})"));

@@ -133,8 +133,8 @@ fn what_linux_leaves_is_left() {
     let table = |name: &str| with(&format!(".section {name}, \"a\", @progbits\n.long inside - ."));
     let object = |source: &str| assemble(source, &[]);
     let file = |source: &str| linked(source, &[]);
-    let both: [&dyn Fn(&str) -> Vec<u8>; 2] = [&object, &file];
-    for make in both {
+    let makes: [fn(&str) -> Vec<u8>; 2] = [object, file];
+    for make in makes {
         let plain = read_as(&linked(&with(""), &[]), request()).unwrap();
         let left = read_as(&make(&table(".return_sites")), request()).unwrap();
         let bytes = |foreign: &Foreign| -> Vec<_> {

@@ -28,7 +28,7 @@ pub(super) fn known(question: &Question) -> Option<Verdict> {
     answered.verdicts.get(question).cloned()
 }
 
-/// Keeps an answer, unless it is none.
+/// Keeps an answer. That it has found no answer is nothing to keep.
 pub(super) fn keep(question: Question, verdict: &Verdict) {
     if matches!(verdict, Verdict::Unknown(_)) {
         return;

@@ -8,7 +8,7 @@ use super::error::ReadError;
 use super::features::Feature;
 use super::places::{BASE, PlaceInFile};
 use crate::gate::TargetGate;
-use switcher_model::Features;
+use switcher_model::{Changed, Features};
 
 /// The code of an ELF file, as it lies in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Foreign {
     /// The code that the routines of a switcher reach, by address, with relocations applied. If the
     /// file names none of the routines, this is all of its code.
     pub pieces: Vec<(u64, Vec<u8>)>,
+    /// What Linux has changed there, with these choices.
+    pub changed: Vec<Changed>,
     /// The addresses of the names in the code. A global symbol takes precedence over local ones of
     /// the same name, and the first of several local ones counts. The name of a routine is never
     /// ambiguous.

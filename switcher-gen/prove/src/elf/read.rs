@@ -231,7 +231,7 @@ fn switcher<'data, R: Contents<'data>>(
         return Ok(Read::Open(choice.clone()));
     }
     boot.check_led(code, &led)?;
-    boot.check_boundaries(code, (&ranges, &instructions), made)?;
+    let changed = boot.changed(code, (&ranges, &instructions), made)?;
     let mut choices = boot.made(&ranges, made);
     let is_without_fine_ibt = home.is_some() && boot.check_fronts(code, &ranges)?;
     if home.is_some() && boot.check_calls(code, &ranges)? {
@@ -335,6 +335,7 @@ fn switcher<'data, R: Contents<'data>>(
         choices,
         base,
         pieces,
+        changed,
         symbols: found.symbols,
         gates,
         data,

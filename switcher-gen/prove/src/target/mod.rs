@@ -179,7 +179,8 @@ impl Target {
             let taken = foreign.hosts.get(symbol.0).copied();
             own.or(taken).unwrap_or_default()
         };
-        let mut program = Program::of_pieces(foreign.base, foreign.pieces.clone());
+        let mut program = Program::of_pieces(foreign.base, foreign.pieces.clone())
+            .with_changed(foreign.changed.clone());
         if foreign.absolute.is_some() {
             program = program.fixed();
         }

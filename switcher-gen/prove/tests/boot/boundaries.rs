@@ -50,6 +50,28 @@ fn what_is_changed_is_executed_from_where_its_instructions_begin() {
     refused(&(about("cld; .byte 0xb9", "cld") + "cld; cld; cld; cld\n"), &[], MIDDLE);
 }
 
+/// Where a computed jump leads, only the proof finds out.
+#[test]
+fn a_computed_jump_leads_to_where_an_instruction_begins() {
+    let at = |by: u8| {
+        let changed = about("mov $0xFCFCFCFC, %ecx; nop", "mov $0xFCFCFCFC, %ecx; cld");
+        format!(
+            "\tlea\t881f(%rip), %rcx\n\tadd\t${by}, %rcx\n\tjmp\t*%rcx\n\tint3\n{changed}\
+             \txor\t%ecx, %ecx\n"
+        )
+    };
+    let middle = |code: &str| {
+        let file = linked(&at_exit(code));
+        let all = verdicts_of(&file, VARIANT, &[]);
+        all.iter().filter(|(_, broken)| *broken == Some("no code")).count()
+    };
+    assert_eq!(middle(&at(0)), 0);
+    assert_eq!(middle(&at(5)), 0);
+    for by in [1, 2, 3, 4] {
+        assert_eq!(middle(&at(by)), 2, "{by}");
+    }
+}
+
 /// By its opcode, XCHG with R8 is one that does nothing.
 #[test]
 fn what_linux_takes_for_a_nop_does_nothing() {

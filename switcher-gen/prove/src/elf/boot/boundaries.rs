@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use iced_x86::{Decoder, DecoderOptions};
+use switcher_model::Changed;
 
 use super::super::choice::Choices;
 use super::super::code::FileCode;
@@ -22,13 +23,15 @@ const INSTRUCTION: u64 = 15;
 
 /// Refuses what is executed other than from where an instruction begins in what is changed, and
 /// what begins or ends in the middle of one. The `sites` are reached, and `instructions` begin
-/// there and elsewhere, in order.
+/// there and elsewhere, in order. Where a computed jump leads is not known here: whoever follows it
+/// goes by what is returned.
 pub(super) fn check<'s, 'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     sites: impl Iterator<Item = &'s Site>,
     instructions: &[u64],
     made: &Choices,
-) -> Result<(), ReadError> {
+) -> Result<Vec<Changed>, ReadError> {
+    let mut changed = Vec::new();
     let mut sites: Vec<&Site> = sites.collect();
     sites.sort_by_key(|site| site.range.start);
     for site in &sites {
@@ -64,8 +67,10 @@ pub(super) fn check<'s, 'data, R: Contents<'data>>(
                        of Linux put other bytes there";
             return Err(site.refused(code, how)?);
         }
+        changed.push(Changed { range: start..end, begins });
     }
-    Ok(())
+    changed.dedup();
+    Ok(changed)
 }
 
 /// Where instructions begin, read one after the other as Linux does.

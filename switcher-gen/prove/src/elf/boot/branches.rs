@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use iced_x86::{Decoder, DecoderOptions};
+
 use super::super::code::FileCode;
 use super::super::contents::Contents;
 use super::super::error::ReadError;
@@ -42,13 +44,22 @@ impl Bits {
     }
 }
 
-/// `None` if there is something that is no static branch.
+/// `None` if there is something that is no static branch, or two of them share bytes.
 pub(super) fn read<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     table: &Table,
 ) -> Result<Option<Branches>, ReadError> {
     let Some(entries) = table.entries(ENTRY, &[0, 4], &[8]) else { return Ok(None) };
     let entries: Vec<usize> = entries.collect();
+    let mut last = None;
+    let mut places: Vec<_> = entries.iter().filter_map(|at| table.place(*at)).collect();
+    places.sort_unstable();
+    for place in places {
+        let end = place.saturating_add(form(code, place).map_or(1, |(length, _)| length));
+        if last.replace(end).is_some_and(|last| place < last) {
+            return Ok(None);
+        }
+    }
     let names = names(code, entries.iter().filter_map(|at| Some(table.named(at + 8)?.0)))?;
     let (mut sites, mut keys) = (Vec::new(), BTreeMap::new());
     // Which way a key would be whose sites are what the file has.
@@ -96,6 +107,12 @@ pub(super) fn read<'data, R: Contents<'data>>(
             since: None,
             table: table.name.clone(),
         };
+        if has_jump && leads(code, site)? != Some(target) {
+            let other = "the jump in the file leads elsewhere than the table says, and it is what \
+                         runs until the branch is flipped";
+            sites.push(Site { when: None, ..way(true, To::Unknown(other)) });
+            continue;
+        }
         // Where the sections of an object come to lie, a linker decides.
         if area.range.contains(&target) && is_near {
             sites.extend([way(true, To::Jump(target)), way(false, To::Nops)]);
@@ -120,6 +137,24 @@ fn form<'data, R: Contents<'data>>(
             _ => return None,
         },
     })
+}
+
+/// Where the jump of the file leads, if that is known.
+fn leads<'data, R: Contents<'data>>(
+    code: &FileCode<'_, 'data, R>,
+    site: u64,
+) -> Result<Option<u64>, ReadError> {
+    let area = code.area(site).ok_or(ReadError::NoCode)?;
+    let glance = code.glance_file(area, site)?;
+    let i = Decoder::with_ip(64, &glance.bytes[..glance.len], site, DecoderOptions::NONE).decode();
+    let own = site..i.next_ip();
+    let wrong = glance.wrong.iter().map(|(field, _)| field);
+    let out = glance.out.iter().map(|(field, _)| field);
+    let is_open = wrong.chain(out).chain(&glance.numbers).any(|field| {
+        let (start, end) = (field.start.max(own.start), field.end.min(own.end));
+        start < end
+    });
+    Ok((!i.is_invalid() && !is_open).then(|| i.near_branch_target()))
 }
 
 /// What keys are called: as a symbol that lies there, if there is one.
@@ -160,6 +195,14 @@ fn names<'data, R: Contents<'data>>(
             }
             Named::Address(address) => format!("{address:#x}"),
         };
+    }
+    // What two of them are called says nothing of either.
+    let mut uses: BTreeMap<String, u32> = BTreeMap::new();
+    for name in names.values() {
+        *uses.entry(name.clone()).or_default() += 1;
+    }
+    for (number, name) in names.values_mut().enumerate().filter(|(_, name)| uses[*name] > 1) {
+        *name = format!("{name} (one of {}: {number})", uses[name]);
     }
     Ok(names)
 }

@@ -32,6 +32,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+use switcher_model::Changed;
 
 use super::choice::{Choice, Choices};
 use super::code::FileCode;
@@ -258,14 +259,14 @@ impl Boot {
         self.sections.iter().copied()
     }
 
-    /// Refuses what is executed from the middle of an instruction that is changed, if these choices
-    /// are made. The ranges and the instructions are in order.
-    pub(super) fn check_boundaries<'data, R: Contents<'data>>(
+    /// What is changed, if these choices are made. Refuses what is executed from the middle of an
+    /// instruction there. The ranges and the instructions are in order.
+    pub(super) fn changed<'data, R: Contents<'data>>(
         &self,
         code: &FileCode<'_, 'data, R>,
         (ranges, instructions): (&[Range<u64>], &[u64]),
         made: &Choices,
-    ) -> Result<(), ReadError> {
+    ) -> Result<Vec<Changed>, ReadError> {
         boundaries::check(code, self.reached(ranges), instructions, made)
     }
 
