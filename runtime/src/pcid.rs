@@ -175,8 +175,8 @@ impl Tagged {
 }
 
 /// The roots that were loaded last, by their PCIDs: only a root's own translations may be in a
-/// CPU's TLB under its PCID if it is here. Whatever is loaded under a PCID, nothing else stays in its
-/// place, so that PCIDs may share one.
+/// CPU's TLB under its PCID if it is here. Whatever is loaded under a PCID, nothing else stays in
+/// its place, so that PCIDs may share one.
 #[derive(Debug)]
 pub(crate) struct CleanRoots([Option<Generation>; GuestPcids::REMEMBERED]);
 

@@ -550,7 +550,7 @@ fn a_section_that_is_not_what_is_in_memory_is_refused() {
         let found = error(&in_section(name));
         assert!(matches!(found, ReadError::Section { .. }), "{name}: {found}");
     }
-    // What is read as a table is none, whatever else is in its name.
+    // What is read as a table is no code, whatever else is in its name.
     for name in [
         ".call_sites",
         "__mcount_loc",

@@ -217,8 +217,9 @@ impl Solver {
         let verdict = lowering::ask(&question, self.recheck);
         self.statistics.rechecked +=
             u64::from(self.recheck && matches!(verdict, Verdict::Unsatisfiable));
+        // What is too hard for the one has no limit in the other.
         #[cfg(feature = "z3")]
-        {
+        if !matches!(verdict, Verdict::Unknown(_)) {
             let second = super::second::satisfiable(&question);
             let agree = match &verdict {
                 Verdict::Unsatisfiable => second == Some(false),

@@ -21,8 +21,8 @@ pub(crate) fn steers_the_host<D: Domain>(d: &D, word: D::Word) -> bool {
 }
 
 /// Whether a word is made of the address of memory of the host's in which values of a guest's lie,
-/// too, in whatever way. Where the per-CPU block lies beside the code, what is made of an address of
-/// the code's may be one of the block's, if it is not seen to be the code's.
+/// too, in whatever way. Where the per-CPU block lies beside the code, what is made of an address
+/// of the code's may be one of the block's, if it is not seen to be the code's.
 pub(crate) fn is_of_mixed_memory<D: Domain>(d: &D, target: &Target, word: D::Word) -> bool {
     let is_beside_code = target.setting.variant.placement() == Placement::PerCpu;
     let is_of_code = || d.code_at(word).is_some_and(|at| target.program.contains(at));

@@ -71,7 +71,7 @@ fn a_key_that_stays_has_all_of_its_branches_one_way() {
     };
     let jump = inverted(".byte 0xE9; .long 993f - . - 4");
     assert_eq!(judged(&jump, &key("one", true)), (1, 1));
-    // A key of another file's; another one is none of this file's.
+    // A key of another file's; and one that this file does not have.
     assert_eq!(judged(&both("theirs", "theirs"), &key("theirs", true)), (1, 0));
     let error = elf::images(&object, said(VARIANT, &key("two", true))).unwrap_err();
     assert!(error.to_string().contains("key@two"), "{error}");
@@ -106,4 +106,63 @@ fn a_key_with_many_branches_is_refused_with_a_way_out() {
     assert!(matches!(&error, ReadError::Combinations { .. }), "{error}");
     assert!(error.to_string().contains("--boot key@one=on"), "{error}");
     assert_eq!(elf::images(&object, said(VARIANT, &key("one", true))).unwrap().len(), 1);
+}
+
+#[track_caller]
+fn refused(code: &str, choices: &[(Choice, bool)], part: &str) {
+    let object = at_exit(&(KEYS.to_owned() + code));
+    for file in [&object, &linked(&object)] {
+        let error = elf::images(file, said(VARIANT, choices)).expect_err(part).to_string();
+        assert!(error.contains(part), "{part}: {error}");
+    }
+}
+
+/// Until the first flip, what runs is the file's jump, whatever the table says.
+#[test]
+fn the_jump_in_the_file_leads_where_the_table_says() {
+    for (form, size) in [("0xEB; .byte", 1), ("0xE9; .long", 4)] {
+        let jump = |by: u8| {
+            let leads = format!(".byte {form} 991f - . - {size} + {by}");
+            at_exit(&(KEYS.to_owned() + &branch(0, "one", &leads, "cld") + "\tnop\n"))
+        };
+        assert_eq!(judged(&jump(0), &[]), (2, 0), "{form}");
+        let error = elf::images(&jump(1), said(VARIANT, &[])).expect_err(form).to_string();
+        assert!(error.contains("leads elsewhere"), "{error}");
+        for is_on in [true, false] {
+            assert!(elf::images(&jump(1), said(VARIANT, &key("one", is_on))).is_err(), "{form}");
+        }
+    }
+}
+
+/// Neither of two entries says which way the place goes.
+#[test]
+fn no_place_is_named_by_two_static_branches() {
+    let once = branch(0, "one", NOP, "cld");
+    let again = "\t.pushsection __jump_table, \"aw\"\n\t.long 990b - ., 991b - .\n\
+                 \t.quad other - .\n\t.popsection\n";
+    assert_eq!(judged(&at_exit(&(KEYS.to_owned() + &once)), &[]), (2, 0));
+    refused(&(once.clone() + again), &[], "__jump_table");
+    // There is no key then of which something could be said.
+    refused(&(once.clone() + again), &key("one", true), "key@one");
+    refused(&(once + &again.replace("990b - .", "990b + 2 - .")), &[], "__jump_table");
+}
+
+/// What is said of a name is said of one key.
+#[test]
+fn a_name_that_two_keys_have_is_none_of_theirs() {
+    let code = |name: &str| {
+        let keys =
+            format!("\t.pushsection .data\n\t.balign 8\n\t.quad 0, 0\n{name}\t.popsection\n");
+        keys + &branch(0, ".data", NOP, "addq\t$8, %rsp")
+            + &branch(1, ".data + 8", NOP, "subq\t$8, %rsp")
+    };
+    let own = at_exit(&code(""));
+    let first = [(Choice::Key(".data+0x0".into()), true)];
+    let second = [(Choice::Key(".data+0x8".into()), true)];
+    let both = [first[0].clone(), second[0].clone()];
+    assert_eq!(judged(&own, &both), (1, 0));
+    // A symbol of the first key's, which is called what the second one would be.
+    let called = "\t.set \".data+0x8\", . - 16\n";
+    let error = elf::images(&at_exit(&code(called)), said(VARIANT, &second)).unwrap_err();
+    assert!(error.to_string().contains("key@.data+0x8"), "{error}");
 }
