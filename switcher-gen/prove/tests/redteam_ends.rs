@@ -384,6 +384,28 @@ fn an_arm_leaves_no_address_of_memory_with_a_guests_values_to_the_host() {
     }
 }
 
+/// Below RSP, the host's own stack may hold what a guest has chosen: left by this arm, or by an
+/// earlier exit.
+#[test]
+fn an_arm_leaves_no_address_below_rsp_to_the_host() {
+    let below = "\tmovq\t(%rax), %rcx\n\tmovq\t%rcx, -8(%rsp)\n";
+    let address = "\tleaq\t-8(%rsp), %rcx\n";
+    let slot = "\tmovq\t%rcx, 8(%rsp)\n";
+    proved("a value that nothing leads to", &own_exit("", below));
+    for code in [
+        format!("{below}{address}{slot}"),
+        format!("{address}{slot}"),
+        format!("\tpushq\t(%rax)\n\tmovq\t%rsp, %rcx\n\taddq\t$8, %rsp\n{slot}"),
+    ] {
+        refuted(&code, &own_exit("", &code), "exit-scratch");
+    }
+    let above = format!("{below}{address}\tmovq\t%rcx, 0x38(%rsp)\n");
+    refuted(&above, &own_exit("", &above), "untaken-memory");
+    let code =
+        format!("{ENTER}{}\tjmp\t8f\n9:\tleaq\t-8(%rsp), %rbx\n\tret\n\tint3\n8:\n", NEVER[0]);
+    refuted("in the entry", &target(INTEL, &[(ENTER, &code)]), "exit-scratch");
+}
+
 /// Of the per-CPU block, a guest has chosen nothing but its RSP.
 #[test]
 fn the_block_holds_on_an_arm_nothing_that_a_guest_has_chosen() {

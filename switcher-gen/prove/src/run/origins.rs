@@ -31,6 +31,12 @@ pub(crate) fn is_of_mixed_memory<D: Domain>(d: &D, target: &Target, word: D::Wor
     }) && !is_of_code()
 }
 
+/// Whether a word is made of the address of the host's own stack. Below RSP, an arm or an earlier
+/// exit may have left a value of a guest's there.
+pub(crate) fn is_of_hosts_stack<D: Domain>(d: &D, word: D::Word) -> bool {
+    d.mentions(word, |origin| origin == Origin::HostStack)
+}
+
 /// Whether a word is made of the address of anything, in whatever way: cut, added to, or chosen.
 pub(crate) fn is_of_address<D: Domain>(d: &D, word: D::Word) -> bool {
     d.mentions(word, |origin| match origin {

@@ -6,7 +6,9 @@ use crate::obligation::Obligation;
 use crate::run::arms::memory::{Lies, Strayed, is_partly_within};
 use crate::run::arms::origin_set::Origins;
 use crate::run::arms::points::{is_counted, origins};
-use crate::run::origins::{is_a_leak, is_of_mixed_memory, is_steered, steers_the_host};
+use crate::run::origins::{
+    is_a_leak, is_of_hosts_stack, is_of_mixed_memory, is_steered, steers_the_host,
+};
 use crate::run::watch::Watch;
 use switcher_model::program::{MemoryOperand, Op, Operand, Operation, Segment};
 use switcher_model::{
@@ -55,12 +57,13 @@ impl<D: Domain> Eye<'_, '_, D> {
     }
 
     /// What is stored to where a guest may load it, or to where the host may and takes it for its
-    /// own.
-    fn leaves(&mut self, d: &D, value: D::Word, to: [bool; 2]) {
+    /// own. The host's stack is named in the place of host_rsp, and nowhere else.
+    fn leaves(&mut self, d: &D, value: D::Word, to: [bool; 2], is_host_rsp: bool) {
         let [to_guest, to_host] = to;
+        let is_mixed = is_of_mixed_memory(d, self.watch.entry.target, value);
+        let is_address = is_mixed || !is_host_rsp && is_of_hosts_stack(d, value);
         self.strayed.tells |= to_guest && is_a_leak(d, value);
-        self.strayed.steers |= to_host
-            && (is_of_mixed_memory(d, self.watch.entry.target, value) || steers_the_host(d, value));
+        self.strayed.steers |= to_host && (is_address || steers_the_host(d, value));
     }
 
     /// Where what is stored comes from, if it is not known any more where it lies then. Where code
@@ -235,7 +238,7 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
         };
         let is_the_hosts = |region: &Region<D>| !is_shared(region) && !is_below(region);
         let to = [lies.is_one_of(state, is_shared), lies.is_one_of(state, is_the_hosts)];
-        self.leaves(d, value, to);
+        self.leaves(d, value, to, false);
         true
     }
 
@@ -328,7 +331,8 @@ impl<D: Domain> Eye<'_, '_, D> {
             let is_of_block = name == RegionName::TssExtra;
             let is_trusted = is_of_block && !self.watch.is_smod_rsp(state, access);
             let is_hosts = !is_allowed || is_trusted;
-            self.leaves(d, access.value, [is_shared, !is_shared && is_hosts]);
+            let is_host_rsp = self.watch.is_host_rsp(state, access);
+            self.leaves(d, access.value, [is_shared, !is_shared && is_hosts], is_host_rsp);
         }
         if !access.store && combines(self.op.kind) {
             self.places += usize::from(is_of_place(d, access.value));

@@ -10,7 +10,7 @@ use crate::run::arms::points::{To, points_to};
 use crate::run::events::untold;
 use crate::run::host_return;
 use crate::run::origins::{
-    is_a_leak, is_of_address, is_of_mixed_memory, is_steered, steers_the_host,
+    is_a_leak, is_of_address, is_of_hosts_stack, is_of_mixed_memory, is_steered, steers_the_host,
 };
 use crate::run::watch::Watch;
 use crate::theorem::{Start, Theorem, Whose};
@@ -86,7 +86,8 @@ pub(crate) fn at_caller<D: Domain>(
     for register in all.filter(|register| !is_any(*register)) {
         let word = machine.get(register);
         // RAX is to point to the frame: see above.
-        let is_address = register != Gpr::Rax && is_of_mixed_memory(d, watch.entry.target, word);
+        let is_address = register != Gpr::Rax
+            && (is_of_mixed_memory(d, watch.entry.target, word) || is_of_hosts_stack(d, word));
         let is_free = !is_address && !steers_the_host(d, word);
         goals.add(obligation::EXIT_SCRATCH, d.bit(is_free), register.name());
     }
