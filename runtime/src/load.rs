@@ -214,8 +214,8 @@ impl Switcher {
         }
     }
 
-    /// The same, with guests' roots under these PCIDs on every CPU, instead of 32 to 63: for a host
-    /// that uses those itself.
+    /// This switcher, for guests whose roots have these PCIDs, instead of 32 to 63: for a host that
+    /// uses those itself.
     #[must_use]
     pub fn with_pcids(self, pcids: GuestPcids) -> Self {
         Self { pcids, ..self }

@@ -177,6 +177,11 @@ fn a_hook_gets_something_of_a_guests_from_an_arm() {
         wrong(&with("\tmovq\t%gs:PVCS, %rdi\n", &call), "hook-registers");
         let moved = "\tmovq\t%gs:PVCS, %rdi\n\tandq\t$-4096, %rdi\n";
         wrong(&with(moved, &call), "hook-registers");
+        // Nor what is made of the address of a stack, and does not lead into one.
+        for from in ["%rsp", "%gs:TSS_SP0"] {
+            let moved = format!("\tmovq\t{from}, %rdi\n\tandq\t$-4096, %rdi\n");
+            wrong(&with(&moved, &call), "hook-registers");
+        }
         right("what it has not changed", &behind("\tmovq\t(%rsp), %rbx\n\tint3\n"));
     }
 }

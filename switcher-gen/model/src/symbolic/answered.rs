@@ -10,15 +10,16 @@ use foldhash::HashMap;
 use super::lowering::Verdict;
 use super::question::Question;
 
-/// How many terms the questions that are kept may have together: some 50 MB at most.
-const TERMS: usize = 1 << 20;
+/// How large the questions that are kept may be together, by their [`size`](Question::size): each
+/// unit takes a few tens of bytes.
+const ROOM: usize = 1 << 20;
 
 static ANSWERED: LazyLock<Mutex<Answered>> = LazyLock::new(Mutex::default);
 
 #[derive(Default)]
 struct Answered {
     verdicts: HashMap<Question, Verdict>,
-    terms: usize,
+    size: usize,
 }
 
 /// What the solver said of the question when it was asked first; nothing if it was not.
@@ -28,7 +29,7 @@ pub(super) fn known(question: &Question) -> Option<Verdict> {
     answered.verdicts.get(question).cloned()
 }
 
-/// Keeps an answer. That it has found no answer is nothing to keep.
+/// Keeps what the solver says of a question, if it has found an answer.
 pub(super) fn keep(question: Question, verdict: &Verdict) {
     if matches!(verdict, Verdict::Unknown(_)) {
         return;
@@ -36,10 +37,10 @@ pub(super) fn keep(question: Question, verdict: &Verdict) {
     let answered = &mut *ANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
     let size = question.size();
     // Simple and rare: whatever is still needed comes back soon.
-    if answered.terms + size > TERMS {
+    if answered.size + size > ROOM {
         *answered = Answered::default();
     }
     if answered.verdicts.insert(question, verdict.clone()).is_none() {
-        answered.terms += size;
+        answered.size += size;
     }
 }

@@ -55,9 +55,10 @@ impl Question {
         self.variables as usize
     }
 
-    /// How many terms it has.
+    /// How many terms it has, and slices in them.
     pub(super) fn size(&self) -> usize {
-        self.words.len() + self.atoms.len() + self.nodes.len()
+        let slices: usize = self.words.iter().map(|slices| slices.len()).sum();
+        slices + self.words.len() + self.atoms.len() + self.nodes.len()
     }
 
     pub(super) fn node(&self, bit: Bit) -> Node {

@@ -4,6 +4,7 @@ use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
 use std::ops::Range;
 
+use iced_x86::{Decoder, DecoderOptions, Instruction};
 use object::elf::{R_X86_64_NONE, STT_GNU_IFUNC};
 
 use super::contents::Contents;
@@ -58,6 +59,21 @@ pub(super) struct Glance {
     pub(super) out: Vec<(Range<u64>, Out)>,
     /// The ranges that hold what follows from a number.
     pub(super) numbers: Vec<Range<u64>>,
+}
+
+impl Glance {
+    /// The instruction at `at`, where the bytes are from.
+    pub(super) fn instruction(&self, at: u64) -> Instruction {
+        Decoder::with_ip(64, &self.bytes[..self.len], at, DecoderOptions::NONE).decode()
+    }
+
+    /// Whether some of these bytes are not the file's alone to say.
+    pub(super) fn is_open(&self, bytes: &Range<u64>) -> bool {
+        let wrong = self.wrong.iter().map(|(field, _)| field);
+        let out = self.out.iter().map(|(field, _)| field);
+        let mut fields = wrong.chain(out).chain(&self.numbers);
+        fields.any(|field| field.start < bytes.end && bytes.start < field.end)
+    }
 }
 
 impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {

@@ -265,9 +265,7 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, '_, 'data, R> {
             return Ok(());
         }
         let glance = self.code.glance(self.home, at)?;
-        let mut decoder =
-            Decoder::with_ip(64, &glance.bytes[..glance.len], at, DecoderOptions::NONE);
-        let i = decoder.decode();
+        let i = glance.instruction(at);
         let is_trap = matches!(
             i.mnemonic(),
             Mnemonic::Int3 | Mnemonic::Ud2 | Mnemonic::Hlt | Mnemonic::Lfence

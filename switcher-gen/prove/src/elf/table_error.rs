@@ -49,7 +49,8 @@ pub enum TableError {
         /// The static branch.
         at: PlaceInFile,
     },
-    /// What is in front of what it adds is in the field itself, and is not looked at.
+    /// A relocation has no addend of its own: what it adds lies in the field that it changes, which
+    /// is not looked at.
     #[error(
         "`{section}` names {at} by a relocation without an addend, so that it may name another place: \
          make the file with RELA relocations"

@@ -37,6 +37,11 @@ pub(crate) fn is_of_hosts_stack<D: Domain>(d: &D, word: D::Word) -> bool {
     d.mentions(word, |origin| origin == Origin::HostStack)
 }
 
+/// Whether code of the host that follows `word` may come to a value that a guest has chosen.
+pub(crate) fn leads_to_a_guests<D: Domain>(d: &D, target: &Target, word: D::Word) -> bool {
+    is_of_mixed_memory(d, target, word) || is_of_hosts_stack(d, word)
+}
+
 /// Whether a word is made of the address of anything, in whatever way: cut, added to, or chosen.
 pub(crate) fn is_of_address<D: Domain>(d: &D, word: D::Word) -> bool {
     d.mentions(word, |origin| match origin {

@@ -6,7 +6,6 @@
 
 use std::ops::Range;
 
-use iced_x86::{Decoder, DecoderOptions};
 use switcher_model::Changed;
 
 use super::super::choice::Choices;
@@ -63,8 +62,8 @@ pub(super) fn check<'s, 'data, R: Contents<'data>>(
             }
         }
         if matches!(site.to, To::Sealed) && instructions.binary_search(&start).is_err() {
-            let how = "what is sealed there is read, and no ENDBR64 that is executed, and versions \
-                       of Linux put other bytes there";
+            let how = "what is sealed there is read as data, or is no ENDBR64 that is executed: versions \
+                       of Linux put different bytes in its place";
             return Err(site.refused(code, how)?);
         }
         changed.push(Changed { range: start..end, begins });
@@ -82,15 +81,13 @@ fn begins<'data, R: Contents<'data>>(
     while at < site.range.end {
         let area = code.area(at).ok_or(ReadError::NoCode)?;
         let glance = code.glance(area, at)?;
-        let i =
-            Decoder::with_ip(64, &glance.bytes[..glance.len], at, DecoderOptions::NONE).decode();
+        let i = glance.instruction(at);
         if i.is_invalid() {
             break;
         }
         let is_read = matches!(site.to, To::Code(..));
         if is_read && is_taken_for_nop(&glance.bytes[..i.len()], &i) {
-            let how = "an instruction there is none that does nothing, and Linux takes it for one, by \
-                       its opcode";
+            let how = "Linux takes an instruction there for a NOP by its opcode, and it is not one";
             return Err(site.refused(code, how)?);
         }
         begins.push(at);
@@ -106,6 +103,6 @@ fn length<'data, R: Contents<'data>>(
 ) -> Result<u64, ReadError> {
     let area = code.area(at).ok_or(ReadError::NoCode)?;
     let glance = code.glance(area, at)?;
-    let i = Decoder::with_ip(64, &glance.bytes[..glance.len], at, DecoderOptions::NONE).decode();
+    let i = glance.instruction(at);
     Ok(if i.is_invalid() { 1 } else { i.len() as u64 })
 }

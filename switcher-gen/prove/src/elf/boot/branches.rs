@@ -6,8 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use iced_x86::{Decoder, DecoderOptions};
-
 use super::super::code::FileCode;
 use super::super::contents::Contents;
 use super::super::error::ReadError;
@@ -82,21 +80,16 @@ pub(super) fn read<'data, R: Contents<'data>>(
         });
         let mut own = (Choice::Branch(place.to_string()), true);
         if let Some((key, bits)) = key {
-            match code.file.request.says(&key) {
-                None => {
-                    keys.insert(own.0.clone(), key);
+            keys.insert(own.0.clone(), key.clone());
+            // What is said of the key is that it stays so: then it may not need a flip, and each
+            // site is what the file has.
+            if let Some(is_on) = code.file.request.says(&key) {
+                let way = bits.jumps(has_jump);
+                let is_mixed = *ways.entry(key.clone()).or_insert(way) != way;
+                if is_mixed || bits.may_stay() && bits.jumps(is_on) != has_jump {
+                    return Err(TableError::Stays { choice: key.to_string(), at: place }.into());
                 }
-                // What is said of the key is that it stays so: then it may not need a flip, and
-                // each site is what the file has.
-                Some(is_on) => {
-                    let way = bits.jumps(has_jump);
-                    let is_mixed = *ways.entry(key.clone()).or_insert(way) != way;
-                    if is_mixed || bits.may_stay() && bits.jumps(is_on) != has_jump {
-                        let choice = key.to_string();
-                        return Err(TableError::Stays { choice, at: place }.into());
-                    }
-                    own = (key, bits.jumps(true));
-                }
+                own = (key, bits.jumps(true));
             }
         }
         let (choice, if_on) = own;
@@ -146,15 +139,9 @@ fn leads<'data, R: Contents<'data>>(
 ) -> Result<Option<u64>, ReadError> {
     let area = code.area(site).ok_or(ReadError::NoCode)?;
     let glance = code.glance_file(area, site)?;
-    let i = Decoder::with_ip(64, &glance.bytes[..glance.len], site, DecoderOptions::NONE).decode();
-    let own = site..i.next_ip();
-    let wrong = glance.wrong.iter().map(|(field, _)| field);
-    let out = glance.out.iter().map(|(field, _)| field);
-    let is_open = wrong.chain(out).chain(&glance.numbers).any(|field| {
-        let (start, end) = (field.start.max(own.start), field.end.min(own.end));
-        start < end
-    });
-    Ok((!i.is_invalid() && !is_open).then(|| i.near_branch_target()))
+    let i = glance.instruction(site);
+    let is_known = !i.is_invalid() && !glance.is_open(&(site..i.next_ip()));
+    Ok(is_known.then(|| i.near_branch_target()))
 }
 
 /// What keys are called: as a symbol that lies there, if there is one.
@@ -196,7 +183,7 @@ fn names<'data, R: Contents<'data>>(
             Named::Address(address) => format!("{address:#x}"),
         };
     }
-    // What two of them are called says nothing of either.
+    // A name that two keys share is the name of neither.
     let mut uses: BTreeMap<String, u32> = BTreeMap::new();
     for name in names.values() {
         *uses.entry(name.clone()).or_default() += 1;

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind};
+use iced_x86::{Mnemonic, OpKind};
 
 use super::super::code::FileCode;
 use super::super::contents::Contents;
@@ -69,7 +69,7 @@ fn called<'data, R: Contents<'data>>(
 ) -> Result<Option<u64>, ReadError> {
     let Some(area) = code.area(at) else { return Ok(None) };
     let glance = code.glance_file(area, at)?;
-    let i = Decoder::with_ip(64, &glance.bytes[..glance.len], at, DecoderOptions::NONE).decode();
+    let i = glance.instruction(at);
     if i.mnemonic() != Mnemonic::Call || i.op0_kind() != OpKind::NearBranch64 {
         return Ok(None);
     }

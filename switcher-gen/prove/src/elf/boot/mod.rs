@@ -376,9 +376,9 @@ impl Boot {
         own.filter_map(|choice| Some((choice.clone(), *made.get(choice)?))).collect()
     }
 
-    /// Whether anything in the file depends on a choice.
+    /// Whether anything in the file depends on a choice, or would if it were not refused.
     pub(super) fn has(&self, choice: &Choice) -> bool {
-        self.choices.contains(choice)
+        self.choices.contains(choice) || self.keys.values().any(|key| key == choice)
     }
 
     /// The keys of which some of these choices are static branches, and how many are.

@@ -20,7 +20,7 @@ fn opcode(bytes: &[u8]) -> Option<(u8, u8)> {
     Some((*bytes.get(at)?, bytes.get(at + 1).copied().unwrap_or_default()))
 }
 
-/// Whether Linux may take an instruction for a NOP that does something, or may do something.
+/// Whether Linux may take an instruction for a NOP although it is not known to do nothing.
 pub(super) fn is_taken_for_nop(bytes: &[u8], i: &Instruction) -> bool {
     /// PAUSE, which Linux leaves as it is.
     const PAUSE: [u8; 2] = [0xF3, 0x90];

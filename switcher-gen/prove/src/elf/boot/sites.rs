@@ -81,13 +81,8 @@ fn may_be_trampoline<'data, R: Contents<'data>>(
     let glance = code.glance_file(area, start)?;
     let bytes = glance.bytes[..glance.len].iter().zip(start..);
     // What a linker puts there is not known.
-    let unknown = || {
-        let wrong = glance.wrong.iter().map(|(field, _)| field);
-        wrong.chain(glance.out.iter().map(|(field, _)| field)).chain(&glance.numbers)
-    };
-    let may_be = |((byte, at), mark): ((&u8, u64), &u8)| {
-        byte == mark || unknown().any(|field| field.contains(&at))
-    };
+    let may_be =
+        |((byte, at), mark): ((&u8, u64), &u8)| byte == mark || glance.is_open(&(at..at + 1));
     Ok(glance.len >= MARK.len() && bytes.zip(&MARK).all(may_be))
 }
 

@@ -10,7 +10,7 @@ use crate::run::arms::points::{To, points_to};
 use crate::run::events::untold;
 use crate::run::host_return;
 use crate::run::origins::{
-    is_a_leak, is_of_address, is_of_hosts_stack, is_of_mixed_memory, is_steered, steers_the_host,
+    is_a_leak, is_of_address, is_steered, leads_to_a_guests, steers_the_host,
 };
 use crate::run::watch::Watch;
 use crate::theorem::{Start, Theorem, Whose};
@@ -86,8 +86,7 @@ pub(crate) fn at_caller<D: Domain>(
     for register in all.filter(|register| !is_any(*register)) {
         let word = machine.get(register);
         // RAX is to point to the frame: see above.
-        let is_address = register != Gpr::Rax
-            && (is_of_mixed_memory(d, watch.entry.target, word) || is_of_hosts_stack(d, word));
+        let is_address = register != Gpr::Rax && leads_to_a_guests(d, watch.entry.target, word);
         let is_free = !is_address && !steers_the_host(d, word);
         goals.add(obligation::EXIT_SCRATCH, d.bit(is_free), register.name());
     }
@@ -179,8 +178,8 @@ pub(crate) fn at_hook<D: Domain>(
     for register in [Gpr::Rdi, Gpr::Rsp] {
         let word = machine.get(register);
         let is_stack = region_at(d, machine, word).is_some_and(RegionName::is_stack);
-        let is_mixed = is_of_mixed_memory(d, watch.entry.target, word);
-        let is_free = d.bit(is_stack || !is_mixed && !steers_the_host(d, word));
+        let is_address = leads_to_a_guests(d, watch.entry.target, word);
+        let is_free = d.bit(is_stack || !is_address && !steers_the_host(d, word));
         goals.add(obligation::HOOK_REGISTERS, is_free, register.name());
     }
     for (is_free, about) in [(!strayed.steers, "memory"), (has_own_flags(d, machine), "DF, AC")] {
