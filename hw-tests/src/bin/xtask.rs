@@ -6,12 +6,16 @@
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::num::NonZero;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
 use hw_protocol::Options;
@@ -150,11 +154,14 @@ fn test(names: &[String], limit: Duration) -> Result<bool> {
     if names.is_empty() {
         checks(&mut summary)?;
     }
-    let (kernel, hosted): (Vec<_>, Vec<_>) =
-        engines.iter().partition(|engine| engine.runs() == Runs::Kernel);
+    let (kernel, hosted): (Vec<&dyn Engine>, Vec<_>) =
+        engines.iter().map(Box::as_ref).partition(|engine| engine.runs() == Runs::Kernel);
     // Engines that take seconds and need nothing come first.
     for engine in hosted {
-        summary.0.push(run_named(engine.as_ref(), &xtask, limit, names)?);
+        let (row, said) = run_named(engine, &xtask, limit, names)?;
+        heading(engine.name());
+        print!("{said}");
+        summary.0.push(row);
     }
     if !kernel.is_empty() {
         heading("kernel");
@@ -162,9 +169,7 @@ fn test(names: &[String], limit: Duration) -> Result<bool> {
         match KERNEL.build() {
             Ok(image) => {
                 summary.0.push(row("kernel", (1, 0), started.elapsed(), ""));
-                for engine in kernel {
-                    summary.0.push(run_named(engine.as_ref(), &image, limit, names)?);
-                }
+                summary.0.extend(run_at_once(&kernel, &image, limit, names)?);
             }
             Err(why) => {
                 eprintln!("error: {why:#}");
@@ -188,19 +193,55 @@ fn make_roots(engines: &[Box<dyn Engine>]) -> Result<()> {
     Ok(())
 }
 
-/// Runs one engine that was asked for by name. If it cannot be used, that is a failure.
+/// Boots the kernel on all these engines, on as many at once as there are CPUs: most emulators use
+/// one. What was seen on an engine is shown when it has ended, and the rows are in the engines'
+/// order.
+fn run_at_once(
+    engines: &[&dyn Engine],
+    image: &Path,
+    limit: Duration,
+    names: &[String],
+) -> Result<Vec<Row>> {
+    let next = AtomicUsize::new(0);
+    let ended = Mutex::new(());
+    let work = || -> Result<Vec<(usize, Row)>> {
+        let mut rows = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(engine) = engines.get(index) else { return Ok(rows) };
+            let (row, said) = run_named(*engine, image, limit, names)?;
+            // One engine's lines belong together.
+            let _alone = ended.lock();
+            heading(engine.name());
+            print!("{said}");
+            rows.push((index, row));
+        }
+    };
+    let workers = thread::available_parallelism().map_or(1, NonZero::get).min(engines.len());
+    let mut rows = thread::scope(|scope| -> Result<Vec<(usize, Row)>> {
+        let started: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let mut rows = Vec::new();
+        for worker in started {
+            rows.extend(worker.join().map_err(|_| anyhow!("running an engine panicked"))??);
+        }
+        Ok(rows)
+    })?;
+    rows.sort_by_key(|(index, _)| *index);
+    Ok(rows.into_iter().map(|(_, row)| row).collect())
+}
+
+/// Runs one engine. If it was asked for by name and cannot be used, that is a failure.
 fn run_named(
     engine: &dyn Engine,
     program: &Path,
     limit: Duration,
     names: &[String],
-) -> Result<Row> {
-    heading(engine.name());
-    let mut row = run(engine, program, limit)?;
+) -> Result<(Row, String)> {
+    let (mut row, said) = run(engine, program, limit)?;
     if !names.is_empty() && row.passed + row.failed == 0 {
         row.failed = 1;
     }
-    Ok(row)
+    Ok((row, said))
 }
 
 /// Boots the last of the examples, in both paging modes, and looks for the result of its guest.
@@ -348,13 +389,15 @@ fn checks(summary: &mut Summary) -> Result<()> {
     components()?;
     let bare_metal = |image: BareMetal| {
         let mut clippy = workspace::cargo();
-        clippy.args(["clippy", "--all-targets"]).args(image.arguments()).args(DENY);
+        // Of the two profiles, this is the one without unwinding, for which they are built.
+        clippy.args(["clippy", "--release", "--all-targets"]).args(image.arguments()).args(DENY);
         clippy
     };
     let mut doc = workspace::cargo();
     doc.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
     let mut benches = workspace::cargo();
-    benches.args(["test", "--workspace", "--benches"]);
+    // `--benches` would also run the unit tests, which `tests` does.
+    benches.args(["test", "--workspace", "--bench", "*"]);
     for (name, command) in [
         ("format", &mut formatted()),
         ("clippy", &mut linted()),
@@ -457,36 +500,33 @@ fn tee(command: &mut Command) -> Result<(bool, String)> {
     Ok((child.wait().context("waiting for a command")?.success(), output))
 }
 
-/// Runs the cases on one engine and shows what went wrong.
-fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Row> {
+/// Runs the cases on one engine. Returns its row of the summary, and the lines to show of it.
+fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<(Row, String)> {
     let started = Instant::now();
     let (judgement, run) = match engine::run(engine, program, limit)? {
         EngineEnd::Judged(judgement, run) => (judgement, run),
         EngineEnd::Unavailable(why) => {
-            println!("unavailable: {why}");
             let note = format!("unavailable: {why}");
-            return Ok(row(engine.name(), (0, 0), started.elapsed(), &note));
+            let row = row(engine.name(), (0, 0), started.elapsed(), &note);
+            return Ok((row, format!("{note}\n")));
         }
     };
-    for failure in judgement.failures.iter().take(SHOWN) {
-        println!("FAILED {failure}");
-    }
-    for (case, note) in &judgement.notes {
-        println!("{case}: {note}");
-    }
+    let mut said = Vec::new();
+    said.extend(judgement.failures.iter().take(SHOWN).map(|failure| format!("FAILED {failure}")));
+    said.extend(judgement.notes.iter().map(|(case, note)| format!("{case}: {note}")));
     match judgement.failures.len() {
-        0 => println!("{} cases, {} runs", judgement.passed, judgement.runs),
+        0 => said.push(format!("{} cases, {} runs", judgement.passed, judgement.runs)),
         count => {
             if count > SHOWN {
-                println!("... and {} more", count - SHOWN);
+                said.push(format!("... and {} more", count - SHOWN));
             }
-            println!("--- the end of the log ---\n{}", run.tail(TAIL));
+            said.push(format!("--- the end of the log ---\n{}", run.tail(TAIL)));
         }
     }
     let counts = (judgement.passed, judgement.failures.len() as u64);
     let mut row = row(engine.name(), counts, run.took, &judgement.machine);
     row.not_here = judgement.not_here;
-    Ok(row)
+    Ok((row, said.join("\n") + "\n"))
 }
 
 fn write_iso(output: &Path) -> Result<bool> {

@@ -40,7 +40,7 @@ pub enum Runs {
 }
 
 /// An engine: an emulator, a machine or a process that runs the cases.
-pub trait Engine {
+pub trait Engine: Sync {
     /// The engine's name, for `--engine` and the summary.
     fn name(&self) -> &'static str;
 
