@@ -11,15 +11,14 @@ use switcher_gen::{Config, Variant};
 use x86_64::instructions::segmentation::{SS, Segment};
 use x86_64::registers::segmentation::SegmentSelector;
 
-use crate::barrier;
-use crate::cpu::{Cpu, WrongCpu};
+use crate::cpu::Cpu;
 use crate::debug;
 use crate::exchange::Context;
 use crate::exit::{DebugCauses, Exit};
 use crate::guest::Guest;
 use crate::idt::Idt;
 use crate::pcid::{GuestPcid, GuestPcids};
-use crate::predictors::Barriers;
+use crate::prepare::WrongCpu;
 use crate::registers;
 use crate::state::{self, Exchanged, Running, StateError};
 
@@ -28,10 +27,10 @@ use crate::state::{self, Exchanged, Running, StateError};
 #[non_exhaustive]
 pub enum EnterError {
     /// Interrupts are enabled, so that one could come between loading the guest's state and
-    /// entering it; or this is another CPU than that of `install`.
+    /// entering it; or this is another CPU than that of `prepare`.
     #[error(transparent)]
     WrongCpu(#[from] WrongCpu),
-    /// This CPU is not as it has to be for guests to run, or not as `install` has found it.
+    /// This CPU is not as it has to be for guests to run, or not as `prepare` has found it.
     #[error(transparent)]
     State(#[from] StateError),
     /// CS or SS in the guest's frame is not a zero-extended selector. The emitted code compares it
@@ -126,12 +125,12 @@ impl Cpu<'_> {
     /// thunks of its own for either uses them in [`enter_with`](Self::enter_with).
     ///
     /// # Errors
-    /// If interrupts are enabled, if this is not the CPU of `install`, or if the guest's state
+    /// If interrupts are enabled, if this is not the CPU of `prepare`, or if the guest's state
     /// cannot be entered: see [`EnterError`].
     pub fn enter(&mut self, guest: &mut Guest) -> Result<Exit, EnterError> {
         let cr0 = cr0_first();
         // Each function is called by its name: the choice must not become an indirect call.
-        if self.switcher.variant().mitigations().untrain {
+        if self.switcher().variant().mitigations().untrain {
             // SAFETY: `run` passes the entry of the switcher, ready to be called.
             let call = |entry| unsafe { call_by_iret(entry) };
             // SAFETY: the closure calls what it is given exactly once, and `call_by_iret` keeps
@@ -160,8 +159,7 @@ impl Cpu<'_> {
     /// MXCSR and the x87 state, which `call` must restore. `call` must not change CR2 after the
     /// call. It leaves PKRU alone (no component 9 of XSAVE) and accesses no user page. The
     /// switcher's IDT is loaded: a fault in `call` itself is fatal
-    /// ([`Hooks::fatal`](crate::Hooks::fatal)), and GS base must stay the per-CPU block's. The
-    /// following must be kept, too.
+    /// ([`Hooks::fatal`](crate::Hooks::fatal)). The following must be kept, too.
     ///
     #[doc = include_str!("../EXCHANGED.md")]
     pub unsafe fn enter_with(
@@ -188,56 +186,59 @@ impl Cpu<'_> {
         guest: &mut Guest,
         call: impl FnOnce(u64) -> *mut PtRegs,
     ) -> Result<Exit, EnterError> {
-        let variant = self.switcher.variant();
+        let switcher = self.prepared.switcher;
+        let variant = switcher.variant();
         let Config { pcid, pku, paging, vendor, mitigations, .. } = variant.config();
-        let running = Running::read(cr0, guest, variant.selectors(), self.then);
+        let running = Running::read(cr0, guest, variant.selectors(), self.prepared.then);
+        WrongCpu::check(running.flags, running.now.tss, running.then.tss)?;
         state::check_running(&running)?;
         check(guest, variant)?;
-        let block = self.per_cpu.as_ptr() as u64;
-        WrongCpu::check(running.flags, registers::gs_base(), block)?;
         let cr3 = Cr3::from_register(registers::cr3());
         if pcid {
-            check_pcids(guest, cr3, self.switcher.pcids())?;
+            check_pcids(guest, cr3, switcher.pcids())?;
         }
-        let idt = self.switcher.idt().pointer(paging)?;
+        let idt = switcher.idt().pointer(paging)?;
         // This is the last step that can fail, because it notes which translations the TLB will
         // have.
-        let extra = guest.tss_extra(cr3, &mut self.clean);
+        let extra = guest.tss_extra(cr3, &mut self.prepared.clean);
         let mut extra = extra.ok_or(EnterError::NoRoot(guest.mode()))?;
         if mitigations.ibrs {
-            // SAFETY: `install` has found that the MSR exists; reading it changes nothing.
+            // SAFETY: `prepare` has found that the MSR exists; reading it changes nothing.
             let found = unsafe { registers::read_msr(MsrName::SpecCtrl.address()) };
-            (extra.host_spec_ctrl, extra.guest_spec_ctrl) = spec_ctrl(found, self.has.stibp);
+            (extra.host_spec_ctrl, extra.guest_spec_ctrl) =
+                spec_ctrl(found, self.prepared.has.stibp);
         }
-        if self.predictors.enter(guest.domain(), self.barriers) {
-            self.barrier();
+        let prepared = &mut self.prepared;
+        if prepared.predictors.enter(guest.domain(), prepared.barriers) {
+            prepared.barrier();
         }
-        // SAFETY: `install` was given a block that is this CPU's alone, and `self` is borrowed
+        // SAFETY: `prepare` was given a block that is this CPU's alone, and `self` is borrowed
         // exclusively; no guest is running, so the switcher does not use it either.
         unsafe { self.tss_extra().write(extra) };
-        // SAFETY: the caller of `install` vouches for room below sp0, and nothing else is on that
+        // SAFETY: the caller of `prepare` vouches for room below sp0, and nothing else is on that
         // stack while no guest runs.
         unsafe { self.frame().write(guest.regs) };
         if vendor == Vendor::Amd {
             // An interrupt of a CPL 3 of the host's own may have left SS null since the last exit.
             let kernel_ds = SegmentSelector(variant.selectors().kernel_ds());
-            // SAFETY: `install` has found that this selector names a writable data segment of DPL
+            // SAFETY: `prepare` has found that this selector names a writable data segment of DPL
             // 0.
             unsafe { SS::set_reg(kernel_ds) };
         }
         // SAFETY: this is CPL 0, as this function has read CR3; `WrongCpu::check` has found
-        // interrupts to be off, and `install` the stacks to be there. The entries are in the sealed
+        // interrupts to be off, and `prepare` the stacks to be there. The entries are in the sealed
         // image of the switcher, which owns the table and is borrowed until the host's is loaded
         // again.
         let host_idt = unsafe { Idt::load(idt) };
         let cet = running.now.cr4 & cr4::CET != 0;
-        let context = Context { has: self.has, per_cpu: block, pku, cet };
+        let block = self.prepared.per_cpu.as_ptr() as u64;
+        let context = Context { has: self.prepared.has, per_cpu: block, pku, cet };
         // SAFETY: CPL 0, interrupts are off, the switcher's IDT is loaded, this is the CPU that
         // `has` was read on, and `check_running` has looked at the guest.
         let exchanged = unsafe { Exchanged::load(&context, guest) };
         // The state just written is what `switcher_enter_guest` expects, and interrupts are
-        // off. `GuestRoot`, `PvcsPage` and `install` carry the host's promises about the rest.
-        let frame = call(self.switcher.address(Label::EnterGuest));
+        // off. `GuestRoot`, `PvcsPage` and `prepare` carry the host's promises about the rest.
+        let frame = call(switcher.address(Label::EnterGuest));
 
         // CR2 is read before anything can fault, or be interrupted, and change it: an NMI handler
         // of the host's, which may do both, comes only once its IDT is back.
@@ -256,7 +257,7 @@ impl Cpu<'_> {
         // SAFETY: the switcher has returned, which it does on the host's root; nothing here changes
         // CPU.
         unsafe { host_idt.restore() };
-        // SAFETY: `install` was given a valid block; the switcher has returned, so it does not use
+        // SAFETY: `prepare` was given a valid block; the switcher has returned, so it does not use
         // the block.
         let extra = unsafe { self.tss_extra().read() };
         // From here to the next entry, nothing allows a direct switch, whoever executes a SYSCALL.
@@ -271,55 +272,13 @@ impl Cpu<'_> {
         Ok(exit)
     }
 
-    /// Empties this CPU's branch predictors, that of returns among them, as far as the CPU can.
-    fn barrier(&self) {
-        // SAFETY: CPL 0, at which the switcher was installed; `has` is what CPUID says of this CPU.
-        unsafe { barrier::empty_predictors(self.has.ibpb) };
-    }
-
-    /// To be called before code of the host's at CPL 3 runs on this CPU, such as the user part of a
-    /// virtual machine monitor: what a guest has trained would steer it (VMScape, CVE-2025-40300).
-    /// It executes one IBPB if a guest has run since the last one and the CPU has the command,
-    /// whatever [`set_barriers`](Self::set_barriers) says. What that code trains would steer guests
-    /// in turn: the next guest is entered after a barrier, unless barriers between guests are the
-    /// host's.
-    ///
-    /// # Errors
-    /// If this is not the CPU of `install`, or if this code could be moved to another one
-    /// meanwhile: the barrier would happen on the wrong CPU, and is still to be made.
-    pub fn barrier_before_user_mode(&mut self) -> Result<(), WrongCpu> {
-        self.is_here()?;
-        self.forget_training();
-        Ok(())
-    }
-
-    /// Makes sure that nothing a guest has trained steers what comes next on this CPU.
-    pub(crate) fn forget_training(&mut self) {
-        if self.predictors.leave() {
-            self.barrier();
-        }
-    }
-
-    /// Sets who makes the barrier before a guest of another [domain](crate::Domain) than the last
-    /// one's. It is [`Barriers::Enter`] unless this is called. What has run without a barrier
-    /// before this call is remembered.
-    pub const fn set_barriers(&mut self, barriers: Barriers) {
-        self.barriers = barriers;
-    }
-
-    /// How many barriers the guests of this CPU, and the host's user mode after them, have made
-    /// necessary, without those left to the host. Each was an IBPB, if the CPU has it.
-    #[must_use]
-    pub const fn barriers(&self) -> u64 {
-        self.predictors.barriers()
-    }
-
     /// Where the guest's registers lie: just below sp0.
     fn frame(&self) -> NonNull<PtRegs> {
-        // SAFETY: `install` was given a valid block. `sp0` is not written while it is installed.
-        let sp0 = u64::from(unsafe { self.per_cpu.read() }.tss.sp0);
+        // SAFETY: `prepare` was given a valid block. `sp0` is not written while the CPU
+        // is prepared.
+        let sp0 = u64::from(unsafe { self.prepared.per_cpu.read() }.tss.sp0);
         let frame = (sp0 as usize - size_of::<PtRegs>()) as *mut PtRegs;
-        // SAFETY: `install` refused a null sp0, and a stack is not within 168 bytes of address 0.
+        // SAFETY: `prepare` refused a null sp0, and a stack is not within 168 bytes of address 0.
         unsafe { NonNull::new_unchecked(frame) }
     }
 }
@@ -515,7 +474,7 @@ unsafe fn call_by_iret(entry: u64) -> *mut PtRegs {
     let frame: *mut PtRegs;
     // SAFETY: the caller vouches for `entry`, and the registers are kept as in `call`. The IRETQ
     // leads to where this code is, at this level, with the selectors that are loaded: SS is null or
-    // of this level, as CPL 0 needs it, and its descriptors are in the GDT, which `install` has
+    // of this level, as CPL 0 needs it, and its descriptors are in the GDT, which `prepare` has
     // judged.
     unsafe {
         by_iret!(

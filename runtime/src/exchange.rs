@@ -19,7 +19,7 @@ use crate::registers;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Context {
     pub(crate) has: Has,
-    /// GS base in ring 0, which is the address of the per-CPU block.
+    /// The address of the per-CPU block, which is GS base in ring 0.
     pub(crate) per_cpu: u64,
     /// Whether CR4.PKE is set.
     pub(crate) pku: bool,
@@ -97,29 +97,42 @@ unsafe fn exchange_pkru(new: u32) -> u32 {
     old
 }
 
-/// The inactive GS base, which the switcher makes the active one for the guest. The host has no use
-/// for the value that it had.
-pub(crate) struct GsBase;
+/// The two GS bases. The active one is the per-CPU block's, where the switcher and hooks look for
+/// it; the switcher makes the inactive one the active one for the guest, and the host has no use for
+/// the value that it had.
+pub(crate) struct GsBases;
 
-impl Exchange for GsBase {
-    type Kept = ();
+impl Exchange for GsBases {
+    type Kept = u64;
 
-    const REGISTERS: &'static str = "KERNEL_GS_BASE";
+    const REGISTERS: &'static str =
+        "both GS bases: GS is the per-CPU block's, and KERNEL_GS_BASE the guest's";
 
-    unsafe fn load(_: &Context, guest: &Guest) {
+    unsafe fn load(context: &Context, guest: &Guest) -> u64 {
+        let host = registers::gs_base();
+        // SAFETY: the block's address is canonical, as the CPU's TSS lies in it. No code uses GS
+        // for the host's data until `restore`.
+        unsafe { registers::set_gs_base(context.per_cpu) };
         // SAFETY: the value is canonical: `set_gs_base` has checked it for the paging mode that
         // `enter` has found to be this host's, or it was read from this MSR.
         unsafe { registers::write_msr(MsrName::KernelGsBase.address(), guest.gs_base()) };
+        host
     }
 
-    unsafe fn restore(_: &Context, (): (), guest: &mut Guest) {
+    unsafe fn is_untouched(context: &Context, _: &u64, _: &Guest) -> bool {
+        registers::gs_base() == context.per_cpu
+    }
+
+    unsafe fn restore(_: &Context, host: u64, guest: &mut Guest) {
         // SAFETY: every CPU with long mode has the MSR; reading it changes nothing.
         guest.take_gs_base(unsafe { registers::read_msr(MsrName::KernelGsBase.address()) });
+        // SAFETY: this is the value that GS base had before.
+        unsafe { registers::set_gs_base(host) };
     }
 }
 
 /// The data segment registers, and FS base, which loading FS may change. Loading GS may change GS
-/// base, which is set to the per-CPU block again at once.
+/// base, which is set to what it was again at once.
 pub(crate) struct Segments;
 
 impl Exchange for Segments {
@@ -127,34 +140,34 @@ impl Exchange for Segments {
 
     const REGISTERS: &'static str = "DS, ES, FS and GS selectors, and FS base";
 
-    unsafe fn load(context: &Context, guest: &Guest) -> ([u16; 4], u64) {
+    unsafe fn load(_: &Context, guest: &Guest) -> ([u16; 4], u64) {
         let host = (registers::data_selectors(), registers::fs_base());
         let selectors = guest.selectors.as_array();
         // SAFETY: `check_running` has found that they load without a fault. Nothing in ring 0 uses
         // DS or ES in 64-bit mode, nor FS or GS before their bases are written.
-        unsafe { load_selectors(host.0, selectors, context.per_cpu) };
+        unsafe { load_selectors(host.0, selectors) };
         // SAFETY: `set_fs_base` has checked the address, or it was read from the register.
         unsafe { registers::set_fs_base(guest.fs_base()) };
         host
     }
 
-    unsafe fn restore(context: &Context, (selectors, fs_base): Self::Kept, guest: &mut Guest) {
+    unsafe fn restore(_: &Context, (selectors, fs_base): Self::Kept, guest: &mut Guest) {
         let found = registers::data_selectors();
         guest.selectors = DataSelectors::from_array(found);
         guest.take_fs_base(registers::fs_base());
         // SAFETY: `check_running` has found that the host's selectors load, by the GDT and the LDT
         // that are loaded now.
-        unsafe { load_selectors(found, selectors, context.per_cpu) };
+        unsafe { load_selectors(found, selectors) };
         // SAFETY: this is the value that FS base had before.
         unsafe { registers::set_fs_base(fs_base) };
     }
 }
 
-/// Loads the selectors that differ from `now`, and GS base again if GS is among them.
+/// Loads the selectors that differ from `now`. GS base stays as it is.
 ///
 /// # Safety
 /// Must be called at CPL 0: each selector loads without a fault, and nobody uses what changes.
-unsafe fn load_selectors(now: [u16; 4], wanted: [u16; 4], gs_base: u64) {
+unsafe fn load_selectors(now: [u16; 4], wanted: [u16; 4]) {
     if now == wanted {
         return;
     }
@@ -167,7 +180,7 @@ unsafe fn load_selectors(now: [u16; 4], wanted: [u16; 4], gs_base: u64) {
                 "mov gs, {0:x}",
                 "wrgsbase {1}",
                 in(reg) gs,
-                in(reg) gs_base,
+                in(reg) registers::gs_base(),
                 options(nostack, preserves_flags),
             );
         }

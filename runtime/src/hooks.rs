@@ -34,7 +34,7 @@ pub type ExceptionHandler = unsafe extern "C" fn();
 ///
 /// They are called only while the switcher's IDT is loaded, which is from shortly before to shortly
 /// after a guest's run, and only about events in ring 0: see the [crate's documentation](crate).
-/// [`Switcher::install`](crate::Switcher::install) has their safety contract:
+/// [`Switcher::prepare`](crate::Switcher::prepare) has their safety contract:
 ///
 /// * `nmi` and `machine_check` return, execute no IRET (it would end the blocking of NMIs, and the
 ///   next one would overwrite this one's stack) and cause no exception, whose handler would;

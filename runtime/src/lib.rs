@@ -6,10 +6,11 @@
 //! 1. [`HostFeatures::detect`](Detect::detect) asks this CPU; [`Variant::for_host`] chooses.
 //! 2. [`Switcher::assemble`] emits the code *here, now, for this host*, and maps it: writable while
 //!    it is written, executable afterwards, never both.
-//! 3. [`Switcher::install`] programs one CPU to use it, after checking all it can check.
-//! 4. [`Cpu::enter`] runs a [`Guest`] until it exits, and says why ([`Exit`]).
-//! 5. [`Cpu::uninstall`] gives the CPU back as it was, with nothing of its guests' in the TLB or
-//!    the predictors; [`Switcher::unload`] gives the memory back.
+//! 3. [`Switcher::prepare`] finds out, once for each CPU, whether that CPU can use it.
+//! 4. [`Prepared::activate`] programs the CPU: once, or around each run.
+//! 5. [`Cpu::enter`] runs a [`Guest`] until it exits, and says why ([`Exit`]).
+//! 6. [`Cpu::deactivate`] gives the host its registers back; [`Prepared::release`] removes what
+//!    guests have left in the TLB and the predictors; [`Switcher::unload`] gives the memory back.
 //!
 //! This program does it for a host that has its memory, its roots and its GDT already
 //! (`examples/minimal-host` is a complete host):
@@ -35,7 +36,9 @@
 //!     let switcher = Switcher::assemble(&variant, hooks, memory).map_err(|_| "not loaded")?;
 //!     // SAFETY: the block is this CPU's alone, its TSS is loaded, and it lies where the code
 //!     // expects it.
-//!     let mut cpu = unsafe { switcher.install(block) }.map_err(|_| "not installed")?;
+//!     let prepared = unsafe { switcher.prepare(block) }.map_err(|_| "an unfit CPU")?;
+//!     // SAFETY: nothing else writes the MSRs of SYSCALL, and no other code at CPL 3 executes one.
+//!     let mut cpu = unsafe { prepared.activate() }.map_err(|_| "not on this CPU")?;
 //!     let mut guest = Guest::new(features.state().paging);
 //!     // SAFETY: the root maps what `Cpu::mappings` lists, for the supervisor alone.
 //!     guest.set_root(Mode::Smod, Some(unsafe { GuestRoot::new(root) }));
@@ -54,9 +57,9 @@
 //! * the [`PvcsPage`] is mapped for the supervisor in every guest root;
 //! * of any two roots that are loaded on a CPU, the host's own among them, an entry at an address
 //!   that the other one does not translate alike is not global;
-//! * a CPU is not reset, suspended or taken offline while a switcher is installed there, or is
+//! * a CPU is not reset, suspended or taken offline while a switcher is active there, or is
 //!   declared [gone](Cpu::gone) afterwards;
-//! * what [`Switcher::install`] has found in the GDT, EFER, S_CET and IA32_USER_MSR_CTL stays so,
+//! * what [`Switcher::prepare`] has found in the GDT, EFER, S_CET and IA32_USER_MSR_CTL stays so,
 //!   and with CR4.PCIDE, the [`Switcher::pcids`] are the guests' alone;
 //! * the TSS names four stacks, IST 1 to 4, for #DF, NMI, #DB and #MC, each of at least
 //!   [`MappingList::LEAST_STACK`] bytes under an [`IstTop`](switcher_gen::layout::IstTop), where
@@ -64,7 +67,7 @@
 //! * FPU, SSE and further state that XSAVE knows is the host's to switch: see [`Cpu::enter`].
 //!
 //! [`CPU_STATE`] says who sees to each register and structure that CPL 3 can see, change or be
-//! ruled by, as far as the manuals of Intel and AMD tell: the switcher, [`Switcher::install`],
+//! ruled by, as far as the manuals of Intel and AMD tell: the switcher, [`Switcher::prepare`],
 //! [`Cpu::enter`], or the host, by a duty with a name. The checks are in that table.
 //!
 //! # Which events come to whom
@@ -113,21 +116,23 @@ mod load;
 mod mapping;
 mod pcid;
 mod predictors;
+mod prepare;
 mod refused;
 mod registers;
 mod state;
 
-pub use cpu::{Cpu, InstallError, UninstallError, WrongCpu};
+pub use cpu::{Cpu, DeactivateError};
 pub use debug::{Access, DebugError, GuestDebug, Width};
 pub use detect::Detect;
 pub use enter::EnterError;
 pub use exit::{DebugCauses, Detail, Exception, Exit};
 pub use guest::{DataSelectors, Guest, GuestError, GuestRoot, PvcsPage};
 pub use hooks::{ExceptionHandler, FatalHook, Hook, Hooks, ReturnThunk};
-pub use load::{CodeMapping, LoadError, Protection, StillInstalled, Switcher};
+pub use load::{CodeMapping, LoadError, Protection, StillPrepared, Switcher};
 pub use mapping::{Mapping, MappingList, Purpose, Rights};
 pub use pcid::{BadPcids, GuestPcid, GuestPcids, NotAGuests};
 pub use predictors::{Barriers, Domain};
+pub use prepare::{PrepareError, Prepared, WrongCpu};
 pub use refused::Refused;
 pub use registers::DescriptorTablePointer;
 pub use state::{CPU_STATE, Care, Entry, State, StateError, document, exchanged};

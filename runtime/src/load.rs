@@ -120,7 +120,7 @@ pub enum LoadError<M: fmt::Display + fmt::Debug> {
     },
 }
 
-/// A switcher in memory, sealed, ready to be [installed](Self::install) on any CPU of this host.
+/// A switcher in memory, sealed, ready to be [used](Self::prepare) by any CPU of this host.
 #[derive(Debug)]
 pub struct Switcher {
     linked: LinkedImage,
@@ -129,14 +129,14 @@ pub struct Switcher {
     reserved: usize,
     /// The PCIDs of the guests that it runs.
     pub(crate) pcids: GuestPcids,
-    /// The number of CPUs on which the switcher is installed.
-    pub(crate) installed: AtomicUsize,
+    /// The number of CPUs that are prepared for the switcher.
+    pub(crate) prepared: AtomicUsize,
 }
 
 /// The switcher cannot be unloaded, because CPUs still use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the switcher is still installed on {cpus} CPUs: uninstall it there first")]
-pub struct StillInstalled {
+#[error("{cpus} CPUs are still prepared for the switcher: release them first")]
+pub struct StillPrepared {
     /// The number of these CPUs.
     pub cpus: usize,
 }
@@ -144,11 +144,11 @@ pub struct StillInstalled {
 impl Switcher {
     /// Assembles `variant` and places it into memory of the host's.
     ///
-    /// The variant should be [`Variant::for_host`]'s, under any policy; [`install`](Self::install)
+    /// The variant should be [`Variant::for_host`]'s, under any policy; [`prepare`](Self::prepare)
     /// refuses CPUs that need another one. With
     /// [`Placement::PerCpu`](switcher_gen::layout::Placement::PerCpu) a switcher is for one CPU:
     /// the memory must lie [`BEFORE_CODE`](switcher_gen::layout::PerCpu::BEFORE_CODE) bytes after
-    /// the start of that CPU's block, which `install` checks.
+    /// the start of that CPU's block, which `prepare` checks.
     ///
     /// `hooks` are the functions of the host that the event entries call.
     ///
@@ -196,7 +196,7 @@ impl Switcher {
                     idt,
                     reserved,
                     pcids: GuestPcids::DEFAULT,
-                    installed: AtomicUsize::new(0),
+                    prepared: AtomicUsize::new(0),
                 }),
                 Err(why) => {
                     // SAFETY: `reserve` of this value has just returned this memory, and no CPU has
@@ -221,7 +221,7 @@ impl Switcher {
         Self { pcids, ..self }
     }
 
-    /// The PCIDs that only guests have where the switcher is installed, with CR4.PCIDE.
+    /// The PCIDs that only guests have on CPUs that are prepared, with CR4.PCIDE.
     #[must_use]
     pub const fn pcids(&self) -> GuestPcids {
         self.pcids
@@ -230,36 +230,36 @@ impl Switcher {
     /// Releases the memory of the code.
     ///
     /// # Errors
-    /// If the switcher is still installed on a CPU: a [`Cpu`](crate::Cpu) was dropped and not
-    /// [uninstalled](crate::Cpu::uninstall). The error holds the switcher itself, and says why.
+    /// If a CPU is still prepared: a [`Prepared`](crate::Prepared) was dropped and not
+    /// [released](crate::Prepared::release). The error holds the switcher itself, and says why.
     ///
     /// # Safety
     /// `memory` is what the switcher was [loaded](Self::assemble) into. Another value, even of the
     /// same type, would be told to take back memory that it has never given, or has given to
     /// somebody else.
-    #[expect(clippy::result_large_err, reason = "as in `uninstall`: a box would be allocated")]
+    #[expect(clippy::result_large_err, reason = "as in `release`: a box would be allocated")]
     pub unsafe fn unload<M: CodeMapping>(
         self,
         memory: &mut M,
-    ) -> Result<(), Refused<Self, StillInstalled>> {
-        match self.installed.load(Ordering::Acquire) {
+    ) -> Result<(), Refused<Self, StillPrepared>> {
+        match self.prepared.load(Ordering::Acquire) {
             0 => {
                 let base = core::ptr::with_exposed_provenance_mut(self.base() as usize);
                 if let Some(start) = NonNull::new(base) {
                     // SAFETY: the caller says that this memory was reserved by `memory`. The
-                    // switcher is installed on no CPU, so none executes it, and `self` ends here.
+                    // switcher is used by no CPU, so none executes it, and `self` ends here.
                     unsafe { memory.release(start, self.reserved) };
                 }
                 Ok(())
             }
-            cpus => Err(Refused::new(self, StillInstalled { cpus })),
+            cpus => Err(Refused::new(self, StillPrepared { cpus })),
         }
     }
 
-    /// The number of CPUs on which the switcher is installed.
+    /// The number of CPUs that are prepared for the switcher.
     #[must_use]
-    pub fn installed(&self) -> usize {
-        self.installed.load(Ordering::Acquire)
+    pub fn prepared(&self) -> usize {
+        self.prepared.load(Ordering::Acquire)
     }
 
     /// The image, linked for the address at which it runs.
@@ -500,12 +500,12 @@ mod tests {
         let mut memory = Claims::new(RW, RX);
         let switcher =
             Switcher::assemble(&Variant::REFERENCE, &Hooks::FOR_TESTS, &mut memory).unwrap();
-        switcher.installed.store(2, Ordering::Relaxed);
+        switcher.prepared.store(2, Ordering::Relaxed);
         // SAFETY: the switcher was loaded into this memory.
         let (switcher, why) = unsafe { switcher.unload(&mut memory) }.unwrap_err().into_parts();
-        assert_eq!(why, StillInstalled { cpus: 2 });
+        assert_eq!(why, StillPrepared { cpus: 2 });
         assert!(!memory.released);
-        switcher.installed.store(0, Ordering::Relaxed);
+        switcher.prepared.store(0, Ordering::Relaxed);
         // SAFETY: the switcher was loaded into this memory.
         assert!(unsafe { switcher.unload(&mut memory) }.is_ok());
         assert!(memory.released);

@@ -53,7 +53,7 @@ pub(crate) struct Predictors {
 }
 
 impl Predictors {
-    /// Anybody may have trained them: a switcher that was installed here before may have run
+    /// Anybody may have trained them: a switcher that was active here before may have run
     /// guests.
     pub(crate) const fn unknown() -> Self {
         Self { guests: Guests::Several, user_mode: true, barriers: 0 }

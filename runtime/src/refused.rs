@@ -8,17 +8,18 @@ use core::fmt;
 /// [`into_inner`](Self::into_inner) gives it back.
 ///
 /// ```no_run
-/// # use switcher_runtime::Cpu;
+/// # use switcher_runtime::{Cpu, Prepared};
 /// # fn log(text: impl core::fmt::Display) {}
-/// /// Uninstalls the switcher, or says why not and goes on with it.
-/// fn try_to_uninstall(cpu: Cpu<'_>) -> Option<Cpu<'_>> {
-///     let refused = cpu.uninstall().err()?;
-///     log(&refused);
-///     Some(refused.into_inner())
+/// /// Gives the host its registers back, or says why not and goes on with the switcher.
+/// fn try_to_deactivate(cpu: Cpu<'_>) -> Result<Prepared<'_>, Cpu<'_>> {
+///     cpu.deactivate().map_err(|refused| {
+///         log(&refused);
+///         refused.into_inner()
+///     })
 /// }
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[must_use = "the object is dropped with this, and stays where it is installed or loaded"]
+#[must_use = "the object is dropped with this, and stays where it is active or loaded"]
 pub struct Refused<T, E> {
     inner: T,
     reason: E,
@@ -68,12 +69,13 @@ impl<T, E: Error> Error for Refused<T, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::{UninstallError, WrongCpu};
+    use crate::cpu::DeactivateError;
+    use crate::prepare::WrongCpu;
     use std::string::ToString;
 
     #[test]
     fn it_says_why_and_gives_the_object_back() {
-        let reason = UninstallError::WrongCpu(WrongCpu::InterruptsEnabled);
+        let reason = DeactivateError::WrongCpu(WrongCpu::InterruptsEnabled);
         let refused = Refused::new("a CPU", reason);
         assert_eq!(refused.to_string(), reason.to_string());
         let text = std::format!("{refused:?}");

@@ -198,6 +198,15 @@ pub(crate) unsafe fn set_fs_base(base: u64) {
     unsafe { asm!("wrfsbase {}", in(reg) base, options(nostack, preserves_flags)) };
 }
 
+/// Sets GS base. CR4.FSGSBASE must be set.
+///
+/// # Safety
+/// CR4.FSGSBASE is set and the address is canonical; nobody uses GS for what lay at the old one.
+pub(crate) unsafe fn set_gs_base(base: u64) {
+    // SAFETY: the caller vouches for CR4.FSGSBASE and the address.
+    unsafe { asm!("wrgsbase {}", in(reg) base, options(nostack, preserves_flags)) };
+}
+
 /// Reads RFLAGS.
 pub(crate) fn flags() -> RFlags {
     RFlags::from_bits_retain(rflags::read_raw())

@@ -3,7 +3,7 @@
 //! host to judge.
 //!
 //! An entry says what it is about, why that matters and who sees to it, and it *has* the functions
-//! that do so: what [`install`](crate::Switcher::install) checks, what [`enter`](crate::Cpu::enter)
+//! that do so: what [`prepare`](crate::Switcher::prepare) checks, what [`enter`](crate::Cpu::enter)
 //! checks each time, and what it exchanges. Both go through the table, and call no such function
 //! that is not in it. `CPU-STATE.md` is written from it, so the document cannot claim a check that
 //! does not exist.
@@ -20,7 +20,7 @@ use switcher_gen::arch::{
 };
 
 use crate::exchange::{
-    Breakpoints, Context, DebugCtl, Dr6, Exchange, GsBase, Pebs, Pkru, Segments,
+    Breakpoints, Context, DebugCtl, Dr6, Exchange, GsBases, Pebs, Pkru, Segments,
 };
 use crate::exchange::{TscAux, UserCet};
 use crate::guest::Guest;
@@ -33,11 +33,11 @@ use crate::registers::DescriptorTablePointer;
 pub enum Care {
     /// The emitted code sees to it, and this is proved.
     Switcher(&'static str),
-    /// `install` writes it, and `uninstall` gives it back.
-    Install(&'static str),
+    /// `activate` writes it, and `deactivate` gives it back.
+    Activate(&'static str),
     /// `enter` gives the guest its own value, and the host its own back.
     Enter(&'static str),
-    /// `install` or `enter` refuses a wrong value.
+    /// `prepare` or `enter` refuses a wrong value.
     Checked(&'static str),
     /// The host must see to it, and nobody checks whether it does.
     Duty {
@@ -66,8 +66,8 @@ pub struct Entry {
     pub why: &'static str,
     /// Who sees to it.
     pub care: &'static [Care],
-    /// The checks that `install` makes.
-    install: &'static [HostCheck],
+    /// The checks that `prepare` makes.
+    prepare: &'static [HostCheck],
     /// The checks that `enter` makes each time.
     enter: &'static [RunningCheck],
     /// The registers of this row that `enter` exchanges.
@@ -75,10 +75,10 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Whether `install` checks something of this row.
+    /// Whether `prepare` checks something of this row.
     #[must_use]
-    pub const fn is_checked_by_install(&self) -> bool {
-        !self.install.is_empty()
+    pub const fn is_checked_by_prepare(&self) -> bool {
+        !self.prepare.is_empty()
     }
 
     /// Whether `enter` checks something of this row.
@@ -149,7 +149,7 @@ const PEBS_UNAVAILABLE: u64 = 1 << 12;
 /// exception.
 const SEV_ES_OR_SNP: u64 = 0b11 << 1;
 
-/// The values that `install` checks.
+/// The values that `prepare` checks.
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
     pub(crate) has: Has,
@@ -246,24 +246,32 @@ pub(crate) fn descriptor(gdtr: DescriptorTablePointer, selector: u16) -> u64 {
     unsafe { entry.read_unaligned() }
 }
 
-/// The values that `install` has found or written, with which `enter` compares.
+/// The address of the TSS that TR's descriptor names. No two CPUs have one TSS, so this tells them
+/// apart, also where they share a GDT.
+pub(crate) fn tss_of(gdtr: DescriptorTablePointer, tr: u16) -> u64 {
+    SystemSegment::decode(descriptor(gdtr, tr), descriptor(gdtr, tr.wrapping_add(8))).base
+}
+
+/// The values that are to be the same whenever a guest is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Installed {
+pub(crate) struct Control {
     pub(crate) cr4: u64,
     pub(crate) tr: u16,
     pub(crate) gdtr: DescriptorTablePointer,
+    /// The address of TR's TSS, by which a CPU is told from another one.
+    pub(crate) tss: u64,
     /// LSTAR, where SYSCALL leads. It has another value if this CPU has been reset in between, and
     /// set up anew.
     pub(crate) lstar: u64,
 }
 
-impl Installed {
+impl Control {
     /// Reads the values, at CPL 0.
     pub(crate) fn read() -> Self {
-        let (cr4, tr) = (registers::cr4(), registers::tr());
+        let (cr4, tr, gdtr) = (registers::cr4(), registers::tr(), DescriptorTablePointer::gdtr());
         // SAFETY: every CPU with long mode has the MSR; reading it changes nothing.
         let lstar = unsafe { registers::read_msr(MsrName::Lstar.address()) };
-        Self { cr4, tr, gdtr: DescriptorTablePointer::gdtr(), lstar }
+        Self { cr4, tr, gdtr, tss: tss_of(gdtr, tr), lstar }
     }
 }
 
@@ -274,9 +282,9 @@ pub(crate) struct Running {
     pub(crate) flags: RFlags,
     pub(crate) cr0: u64,
     /// The values as they are now.
-    pub(crate) now: Installed,
-    /// The values as they were after `install`.
-    pub(crate) then: Installed,
+    pub(crate) now: Control,
+    /// The values as `prepare` has found them, or `activate` writes them.
+    pub(crate) then: Control,
     pub(crate) ldtr: u16,
     pub(crate) dr7: u64,
     /// The selectors that the host has in DS, ES, FS and GS, and gets back.
@@ -293,10 +301,10 @@ pub(crate) struct Running {
 
 impl Running {
     /// Reads the values, at CPL 0, except for `cr0`, which was read before anything else. No
-    /// descriptor is read for the switcher's own selectors and null ones, because `install` has
+    /// descriptor is read for the switcher's own selectors and null ones, because `prepare` has
     /// checked these.
-    pub(crate) fn read(cr0: u64, guest: &Guest, selectors: Selectors, then: Installed) -> Self {
-        let now = Installed::read();
+    pub(crate) fn read(cr0: u64, guest: &Guest, selectors: Selectors, then: Control) -> Self {
+        let now = Control::read();
         let entry = |selector| if selector > NULL { descriptor(now.gdtr, selector) } else { 0 };
         let hosts = registers::data_selectors();
         let code_and_stack = [guest.regs.cs as u16, guest.regs.ss as u16];
@@ -365,7 +373,7 @@ const fn bit(
     if (found & bit != 0) == must_be_set { Ok(()) } else { wrong(register, found, problem, remedy) }
 }
 
-/// Checks a bit of CR4 that has to stay as `install` has found or made it.
+/// Checks a bit of CR4 that has to stay as `prepare` has found or made it.
 const fn kept(register: &'static str, running: &Running, bit: u64) -> Result<(), Wrong> {
     let (now, then) = (running.now.cr4, running.then.cr4);
     if now & bit == then & bit {
@@ -374,8 +382,8 @@ const fn kept(register: &'static str, running: &Running, bit: u64) -> Result<(),
     wrong(
         register,
         now,
-        "it was another one when the switcher was installed, which was checked for that",
-        "leave it alone, or uninstall the switcher first",
+        "it was another one when this CPU was prepared, which was checked for that",
+        "leave it alone, or release this CPU first",
     )
 }
 
@@ -407,11 +415,12 @@ fn gdt_is_bounded(host: &Host) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Checks that GDTR is as `install` has found it: `install` has judged the entries of that table,
+/// Checks that GDTR is as `prepare` has found it: `prepare` has judged the entries of that table,
 /// and each guest's root maps it.
 fn gdtr_is_as_it_was(running: &Running) -> Result<(), Wrong> {
-    const PROBLEM: &str = "it is another GDT than when the switcher was installed, which has judged that one's entries";
-    const MEND: &str = "load that one before a guest runs, or uninstall the switcher first";
+    const PROBLEM: &str =
+        "it is another GDT than when this CPU was prepared, which has judged that one's entries";
+    const MEND: &str = "load that one before a guest runs, or release this CPU first";
     let (now, then) = (running.now.gdtr, running.then.gdtr);
     if now.base() != then.base() {
         return wrong("GDTR's base", now.base(), PROBLEM, MEND);
@@ -422,8 +431,8 @@ fn gdtr_is_as_it_was(running: &Running) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Checks that TR is as `install` has found it: the hardware keeps what TR's descriptor said when
-/// it was loaded, which `install` has judged.
+/// Checks that TR is as `prepare` has found it: the hardware keeps what TR's descriptor said when
+/// it was loaded, which `prepare` has judged.
 fn tr_is_as_it_was(running: &Running) -> Result<(), Wrong> {
     let tr = running.now.tr;
     if tr == running.then.tr {
@@ -432,8 +441,8 @@ fn tr_is_as_it_was(running: &Running) -> Result<(), Wrong> {
     wrong(
         "TR",
         tr.into(),
-        "it was another one when the switcher was installed, which was checked for the block's TSS",
-        "load that one again, or uninstall the switcher first",
+        "it was another one when this CPU was prepared, which was checked for the block's TSS",
+        "load that one again, or release this CPU first",
     )
 }
 
@@ -736,7 +745,7 @@ fn lstar_is_the_switchers(running: &Running) -> Result<(), Wrong> {
         lstar,
         "a guest's SYSCALL would come to ring 0 elsewhere than in the switcher: this CPU has been reset since, or \
          somebody has changed the register",
-        "give it its value back; or, after a reset, call `Cpu::gone`, and install the switcher anew",
+        "give it its value back; or, after a reset, call `Cpu::gone`, and prepare this CPU anew",
     )
 }
 
@@ -761,7 +770,7 @@ macro_rules! cpu_state {
         rows [$($row:ident),*],
         why $why:literal,
         care $care:expr,
-        install [$($install:expr),*],
+        prepare [$($prepare:expr),*],
         enter [$($enter:expr),*],
         exchange [$($field:ident: $exchange:ty),*];
     )*) => {
@@ -782,16 +791,16 @@ macro_rules! cpu_state {
                 rows: &[$(Hazard::$row),*],
                 why: $why,
                 care: &$care,
-                install: &[$($install),*],
+                prepare: &[$($prepare),*],
                 enter: &[$($enter),*],
                 exchanged: &[$(<$exchange as Exchange>::REGISTERS),*],
             },
         )*];
 
-        /// Makes all checks that the table has for the time when a switcher is installed.
+        /// Makes all checks that the table has for the time when a CPU is prepared.
         pub(crate) fn check_host(host: &Host) -> Result<(), StateError> {
             $($({
-                let check: HostCheck = $install;
+                let check: HostCheck = $prepare;
                 check(host).map_err(|wrong| wrong.of(State::$state))?;
             })*)*
             Ok(())
@@ -855,7 +864,7 @@ macro_rules! cpu_state {
     };
 }
 
-use Care::{Checked, Choice, Duty, Enter, Install, Switcher};
+use Care::{Activate, Checked, Choice, Duty, Enter, Switcher};
 
 cpu_state! {
     GeneralRegisters: "RAX to R15, RIP, RFLAGS, CS, SS",
@@ -865,34 +874,34 @@ cpu_state! {
             Switcher("exchanged; forbidden flags are dropped"),
             Checked("`enter` refuses a CS or SS whose RPL is not 3, and selectors of 16-bit, conforming or gate descriptors, should the GDT have changed"),
         ],
-        install [],
+        prepare [],
         enter [code_and_stack_are_safe],
         exchange [];
     HostFlags: "RFLAGS of the host: IF, DF, NT, TF, AC; NMI blocking",
         rows [PrivilegedFlags, EarlyNmi],
         why "The switcher runs with them. With NT, the IRETQ to a guest faults, and the guest is blamed; with AC, SMAP is off.",
         care [
-            Checked("`enter` refuses while IF, DF, NT or TF is set, and AC where CR4.SMAP is; so does `install` with IF"),
+            Checked("`enter` refuses while IF, DF, NT or TF is set, and AC where CR4.SMAP is; so does `prepare` with IF"),
             Duty { name: "NMI blocking", what: "`enter` is not called by an NMI's handler: the IRETQ to a guest ends the blocking" },
         ],
-        install [],
+        prepare [],
         enter [flags_are_clear],
         exchange [];
     TaskPriority: "CR8, the local APIC's task priority",
         rows [HandedOn],
         why "It decides which interrupts end a guest's run; CPL 3 can neither read nor write it.",
         care [Choice("what it holds back stays pending; a guest runs on meanwhile")],
-        install [],
+        prepare [],
         enter [],
         exchange [];
     Gdt: "GDT: base, limit, and every descriptor that CPL 3 can load (its accessed, D, B and L bits)",
         rows [LdtGate, IretqReads],
         why "A gate of DPL 3 leads to ring 0; a stack of 16 bits leaks the host's RSP by IRETQ; loading a descriptor that is not marked as accessed writes to the GDT.",
         care [
-            Checked("`install` judges every entry up to the limit, and refuses what is not known to be safe; `enter` finds the same base and limit"),
-            Duty { name: "GDT entries", what: "while the switcher is installed, none becomes what `install` would refuse: in a host whose threads have entries of their own, those of the thread that enters count, and a 16-bit one is cleared before" },
+            Checked("`prepare` judges every entry up to the limit, and refuses what is not known to be safe; `enter` finds the same base and limit"),
+            Duty { name: "GDT entries", what: "while the CPU is prepared, none becomes what `prepare` would refuse: in a host whose threads have entries of their own, those of the thread that enters count, and a 16-bit one is cleared before" },
         ],
-        install [gdt_is_bounded, gdt_entries_are_safe, selectors_are_as_star_has_them],
+        prepare [gdt_is_bounded, gdt_entries_are_safe, selectors_are_as_star_has_them],
         enter [gdtr_is_as_it_was],
         exchange [];
     DescriptorRegisters: "GDTR, IDTR, TR and LDTR as SGDT, SIDT, STR and SLDT show them; CR4.UMIP",
@@ -902,14 +911,14 @@ cpu_state! {
             Checked("on CPUs with UMIP, CR4.UMIP must be set"),
             Duty { name: "descriptor addresses", what: "on CPUs without UMIP, guests know where the GDT and the switcher's IDT lie: their addresses should tell nothing of the rest of the host" },
         ],
-        install [|host| bit("CR4.UMIP", host.cr4, cr4::UMIP, host.has.umip || host.cr4 & cr4::UMIP != 0, "guests could read where the GDT and the IDT lie", "set it: this CPU has it")],
+        prepare [|host| bit("CR4.UMIP", host.cr4, cr4::UMIP, host.has.umip || host.cr4 & cr4::UMIP != 0, "guests could read where the GDT and the IDT lie", "set it: this CPU has it")],
         enter [|it| kept("CR4.UMIP", it, cr4::UMIP)],
         exchange [];
     Ldtr: "LDTR",
         rows [LdtGate],
         why "A guest that has memory where a forgotten LDT points makes itself a call gate.",
         care [Checked("it must be null")],
-        install [|host| ldtr_is_null(host.ldtr)],
+        prepare [|host| ldtr_is_null(host.ldtr)],
         enter [|it| ldtr_is_null(it.ldtr)],
         exchange [];
     Tr: "TR: base, limit and I/O bitmap of the TSS",
@@ -917,17 +926,17 @@ cpu_state! {
         why "Stacks of events, and the ports that CPL 3 may use.",
         care [
             Checked("it must be the per-CPU block's TSS, whole, with no I/O bitmap within its limit; `enter` finds the same selector"),
-            Duty { name: "TR's limit", what: "TR's descriptor is as LTR has found it: the CPU keeps the base and the limit that it read then, which no instruction shows. A host that has changed the descriptor loads TR again before it installs the switcher" },
-            Duty { name: "I/O bitmap", what: "while the switcher is installed, the TSS's I/O map base stays beyond its limit: a host that gives threads ports moves it back before it enters a guest" },
+            Duty { name: "TR's limit", what: "TR's descriptor is as LTR has found it: the CPU keeps the base and the limit that it read then, which no instruction shows. A host that has changed the descriptor loads TR again before it prepares the CPU" },
+            Duty { name: "I/O bitmap", what: "while the CPU is prepared, the TSS's I/O map base stays beyond its limit: a host that gives threads ports moves it back before it enters a guest" },
         ],
-        install [tss_is_the_blocks],
+        prepare [tss_is_the_blocks],
         enter [tr_is_as_it_was],
         exchange [];
     Idt: "IDTR",
         rows [VectorSpoofing, TruncatedAddress],
         why "Its gates decide what CPL 3 may call, and where events go.",
         care [Enter("the switcher's is loaded around the guest, with gates of DPL 3 for vectors 3, 4 and 0x80 alone; its address is one of the paging mode")],
-        install [],
+        prepare [],
         enter [],
         exchange [];
     Pkru: "PKRU; CR4.PKE",
@@ -938,7 +947,7 @@ cpu_state! {
             Enter("exchanged, in variants with `pku`"),
             Checked("CR4.PKE is as the variant has it"),
         ],
-        install [],
+        prepare [],
         enter [|it| kept("CR4.PKE", it, cr4::PKE)],
         exchange [pkru: Pkru];
     GsBase: "both GS bases",
@@ -946,13 +955,13 @@ cpu_state! {
         why "CPL 3 writes the active one.",
         care [
             Switcher("exchanged"),
-            Enter("loads and takes back the guest's, and uses up KERNEL_GS_BASE"),
-            Install("GS base is the per-CPU block"),
-            Checked("CR4.FSGSBASE stays set, and `enter` finds GS base to be the block of this CPU"),
+            Enter("GS base is the per-CPU block's under the switcher's IDT, and the host's again; the guest's is loaded and taken back, which uses up KERNEL_GS_BASE"),
+            Activate("CR4.FSGSBASE"),
+            Checked("CR4.FSGSBASE stays set"),
         ],
-        install [],
+        prepare [],
         enter [|it| kept("CR4.FSGSBASE", it, cr4::FSGSBASE)],
-        exchange [gs_base: GsBase];
+        exchange [gs_bases: GsBases];
     Segments: "DS, ES, FS and GS selectors; FS base",
         rows [VisibleHostState],
         why "CPL 3 sees and changes them; a leak each way.",
@@ -960,7 +969,7 @@ cpu_state! {
             Enter("exchanged: the guest's are kept in `Guest`"),
             Checked("the guest's selectors, and the host's, are null or load without a fault"),
         ],
-        install [],
+        prepare [],
         enter [data_selectors_load, hosts_selectors_load],
         exchange [segments: Segments];
     TscAux: "MSR TSC_AUX; segment limits of the GDT, as LSL shows them",
@@ -970,7 +979,7 @@ cpu_state! {
             Enter("exchanged, if `Guest::tsc_aux` says what the guest has"),
             Duty { name: "TSC_AUX", what: "otherwise guests see the host's: it should be nothing that they may not know, and so should the limit of every entry of DPL 3" },
         ],
-        install [],
+        prepare [],
         enter [],
         exchange [tsc_aux: TscAux];
     Cr0: "CR0.TS, EM, MP, NE, AM, WP",
@@ -980,7 +989,7 @@ cpu_state! {
             Checked("TS and EM must be clear, NE and WP set"),
             Choice("MP means nothing then; AM decides whether AC has an effect in guests"),
         ],
-        install [
+        prepare [
             |host| bit("CR0.NE", host.cr0, cr0::NE, true, "a guest's FPU errors would be external interrupts", "set it"),
             |host| bit("CR0.WP", host.cr0, cr0::WP, true, "ring 0 would write to pages that are read-only", "set it")
         ],
@@ -995,31 +1004,31 @@ cpu_state! {
         rows [VisibleHostState],
         why "With SMXE, CPL 3 may ask GETSEC what the chipset can do; its other leaves, and all that VMXE allows but VMCALL and VMFUNC, fault at CPL 3. Without MCE, a machine check stops the CPU. The others decide how memory is cached.",
         care [Choice("none of them gives a guest anything of the host's")],
-        install [],
+        prepare [],
         enter [],
         exchange [];
     Cr2: "CR2",
         rows [VisibleHostState],
         why "The address of a guest's page fault; CPL 3 cannot read it.",
         care [Enter("a part of the exit, and read before anything else can fault")],
-        install [],
+        prepare [],
         enter [],
         exchange [];
     Time: "TSC, TSC_ADJUST, MPERF, APERF",
         rows [VisibleHostState],
         why "RDTSC, RDTSCP and RDPRU show them.",
         care [Choice("they are the host's; CR4.TSD makes the three fault at CPL 3")],
-        install [],
+        prepare [],
         enter [],
         exchange [];
     Cr4Fpu: "CR4.OSFXSR, OSXMMEXCPT, OSXSAVE",
         rows [FpuControl],
         why "Without OSFXSR, STMXCSR is #UD in ring 0. The others decide how a guest's SSE errors come and whether it has XSAVE.",
         care [
-            Checked("OSFXSR must be set; OSXSAVE is as it was when the switcher was installed"),
+            Checked("OSFXSR must be set; OSXSAVE is as it was when this CPU was prepared"),
             Choice("OSXMMEXCPT"),
         ],
-        install [],
+        prepare [],
         enter [
             |it| bit("CR4.OSFXSR", it.now.cr4, cr4::OSFXSR, true, "STMXCSR would be undefined in ring 0, under the switcher's IDT", "set it"),
             |it| kept("CR4.OSXSAVE", it, cr4::OSXSAVE)
@@ -1032,7 +1041,7 @@ cpu_state! {
             Checked("PVI, PCE, UINTR and KL must be clear"),
             Choice("TSD makes a guest's RDTSC, RDTSCP and RDPRU fault, the last of which shows how fast the host's CPU runs; DE and VME mean nothing to one"),
         ],
-        install [],
+        prepare [],
         enter [
             |it| bit("CR4.PVI", it.now.cr4, cr4::PVI, false, "CLI and STI of a guest would change VIF", "clear it"),
             |it| bit("CR4.PCE", it.now.cr4, cr4::PCE, false, "guests would read the host's performance counters", "clear it around `enter`"),
@@ -1044,12 +1053,12 @@ cpu_state! {
         rows [AddressWidth, StaleTranslations, GlobalEntries],
         why "The variant is chosen by LA57 and PCIDE: they decide what an address and what a root is. SMEP and SMAP keep ring 0 from a guest's pages. LASS keeps CPL 3 from addresses with bit 63 set, where guests' kernels are; LAM_SUP lets through such as are not canonical. A translation under a PCID or with G set outlives the root.",
         care [
-            Checked("LA57, PCIDE, SMEP and SMAP are as they were when the switcher was installed, and the variant is one for these; LASS and LAM_SUP must be clear; a root has neither LAM_U48 nor LAM_U57, by type"),
+            Checked("LA57, PCIDE, SMEP and SMAP are as they were when this CPU was prepared, and the variant is one for these; LASS and LAM_SUP must be clear; a root has neither LAM_U48 nor LAM_U57, by type"),
             Duty { name: "global entries", what: "of any two roots that are loaded on this CPU, the host's own among them, an entry at an address that the other one does not translate alike (to the same page, with the same rights) has G clear: MOV to CR3 does not flush global translations (Intel SDM vol. 3, 4.10.2.4 and 4.10.4.1). So what of a guest's root is for CPL 3 has G clear, whatever the guest's own tables have, and what maps a PVCS; and so have the host's pages that a guest's root does not map, or maps something else at the address of, or the guest would find them there, and on a CPU without RDCL_NO read them. What may be global, `Mapping::may_be_global` says; with CR4.PGE clear, nothing is" },
-            Duty { name: "PCIDs", what: "while the switcher is installed, the PCIDs of `Switcher::pcids` (32 to 63, unless the host has chosen others) of this CPU are the guests' alone: the host loads no CR3 with one of them, tags of a TLB shared by CPUs included" },
+            Duty { name: "PCIDs", what: "while the CPU is prepared, the PCIDs of `Switcher::pcids` (32 to 63, unless the host has chosen others) of this CPU are the guests' alone: the host loads no CR3 with one of them, tags of a TLB shared by CPUs included" },
             Choice("PKS is about pages of the supervisor's"),
         ],
-        install [],
+        prepare [],
         enter [
             |it| kept("CR4.LA57", it, cr4::LA57),
             |it| kept("CR4.PCIDE", it, cr4::PCIDE),
@@ -1063,19 +1072,19 @@ cpu_state! {
         rows [FredAndIbt],
         why "SWAPGS is undefined then, and events do not come through the IDT (Intel FRED specification, 9).",
         care [Checked("it must be clear")],
-        install [|host| bit("CR4.FRED", host.cr4, cr4::FRED, false, "no switcher supports it", "use the IDT on this CPU")],
+        prepare [|host| bit("CR4.FRED", host.cr4, cr4::FRED, false, "no switcher supports it", "use the IDT on this CPU")],
         enter [|it| bit("CR4.FRED", it.now.cr4, cr4::FRED, false, "no switcher supports it", "use the IDT on this CPU")],
         exchange [];
     Efer: "EFER: SCE, NXE, LMSLE, UAIE, SVME, AIBRSE, FFXSR, TCE, MCOMMIT, INTWB",
         rows [AddressWidth, OpenEntries],
         why "LMSLE gives segments limits in 64-bit mode; with UAIE, addresses that are not canonical are taken.",
         care [
-            Install("SCE"),
-            Checked("LMSLE and UAIE must be clear when the switcher is installed"),
-            Duty { name: "EFER", what: "while it is installed, they stay so" },
+            Activate("SCE"),
+            Checked("LMSLE and UAIE must be clear when the CPU is prepared"),
+            Duty { name: "EFER", what: "while the CPU is prepared, they stay so" },
             Choice("the others: mitigations are chosen with AIBRSE in view; FFXSR, TCE and INTWB are about ring 0; with MCOMMIT, a guest waits for its own stores"),
         ],
-        install [
+        prepare [
             |host| bit("EFER.LMSLE", host.efer, efer::LMSLE, false, "segments would have limits in 64-bit mode", "clear it"),
             |host| bit("EFER.UAIE", host.efer, efer::UAIE, false, "the proofs take addresses that are not canonical to fault", "clear it")
         ],
@@ -1085,14 +1094,14 @@ cpu_state! {
         rows [VisibleHostState],
         why "The guest runs with the host's, sees what was left there and leaves its own.",
         care [Duty { name: "vector state", what: "switch XCR0, XFD and all that XSAVE knows, in the `call` of `enter_with` or around `enter`, or have no secrets in registers and keep nothing there; #NM of a guest with XFD_ERR set is the guest's. IA32_PASID is 0 while a guest runs, or no guest has a portal for ENQCMD" }],
-        install [],
+        prepare [],
         enter [],
         exchange [];
     Mxcsr: "MXCSR, x87 control word and stack",
         rows [VisibleHostState],
         why "A function has to preserve the first two, and finds the third empty.",
         care [Enter("the host's are put back by `enter`; by `enter_with`, `call` has to")],
-        install [],
+        prepare [],
         enter [],
         exchange [];
     UserCet: "U_CET, PL3_SSP; CR4.CET",
@@ -1100,19 +1109,19 @@ cpu_state! {
         why "A guest would run with the shadow stack of the host's thread, and RDSSP shows where it lies.",
         care [
             Enter("U_CET is 0 while a guest runs, where CR4.CET is set, so PL3_SSP is not used"),
-            Checked("CR4.CET is as it was when the switcher was installed"),
+            Checked("CR4.CET is as it was when this CPU was prepared"),
         ],
-        install [],
+        prepare [],
         enter [|it| kept("CR4.CET", it, cr4::CET)],
         exchange [user_cet: UserCet];
     SupervisorCet: "S_CET",
         rows [FredAndIbt],
         why "A shadow stack of ring 0 would not survive a call that returns elsewhere (Intel SDM vol. 1, 17.1). Indirect branch tracking wants ENDBR64.",
         care [
-            Checked("no supervisor shadow stacks when the switcher is installed; ENDBR_EN is as the variant has it"),
-            Duty { name: "S_CET", what: "while it is installed, it stays as it was" },
+            Checked("no supervisor shadow stacks when the CPU is prepared; ENDBR_EN is as the variant has it"),
+            Duty { name: "S_CET", what: "while the CPU is prepared, it stays as it was" },
         ],
-        install [|host| bit("S_CET.SH_STK_EN", host.s_cet.unwrap_or_default(), s_cet::SH_STK_EN, false, "no switcher supports supervisor shadow stacks", "run without them on this CPU")],
+        prepare [|host| bit("S_CET.SH_STK_EN", host.s_cet.unwrap_or_default(), s_cet::SH_STK_EN, false, "no switcher supports supervisor shadow stacks", "run without them on this CPU")],
         enter [],
         exchange [];
     DebugRegisters: "DR0 to DR3, DR7; AMD's masks of their addresses (MSRs C001_1027h, C001_1019h to C001_101Bh)",
@@ -1122,21 +1131,21 @@ cpu_state! {
             Checked("`enter` refuses while a breakpoint is armed"),
             Enter("arms the guest's, which are on its own addresses alone, with masks of 0, disarms them, and puts DR0 to DR3 and the masks back; without any, the host's stay there, disarmed"),
         ],
-        install [],
+        prepare [],
         enter [no_breakpoint_is_armed],
         exchange [breakpoints: Breakpoints];
     Dr6: "DR6",
         rows [DebugControl],
         why "The hardware sets causes and never clears them.",
         care [Enter("it has no cause when a guest is entered; a #DB exit has all its causes, but for matches of breakpoints that are not the guest's, and DR6 none any more")],
-        install [],
+        prepare [],
         enter [],
         exchange [dr6: Dr6];
     DebugCtl: "DEBUGCTL: BTF, LBR, BTS, bus-lock detection",
         rows [DebugControl],
         why "BTF changes what a guest's TF means; BTS stores to an address of the host's on a guest's root; bus-lock detection makes a #DB of what a guest may do.",
         care [Enter("0 while a guest runs, but for bus-lock detection if `Guest::trap_bus_locks` asks for it")],
-        install [],
+        prepare [],
         enter [],
         exchange [debugctl: DebugCtl];
     DebugStore: "DS area, IA32_PEBS_ENABLE",
@@ -1146,14 +1155,14 @@ cpu_state! {
             Enter("IA32_PEBS_ENABLE is 0 while a guest runs, where it exists"),
             Choice("architectural PEBS (CPUID leaf 23h), which retires that MSR, stores to a physical address"),
         ],
-        install [],
+        prepare [],
         enter [],
         exchange [pebs: Pebs];
     Tracing: "LBR, PT (PTWRITE), IBS, PMU counters, architectural PEBS",
         rows [VisibleHostState],
         why "They record what guests do, for the host; to physical addresses or registers that CPL 3 cannot read.",
         care [Choice("their interrupts are exits: NMIs or interrupts of the host's")],
-        install [],
+        prepare [],
         enter [],
         exchange [];
     SpecCtrl: "SPEC_CTRL: IBRS, STIBP, SSBD, BHI_DIS_S; virtual SPEC_CTRL",
@@ -1164,7 +1173,7 @@ cpu_state! {
             Enter("in those, the guest's is the host's without IBRS, and with STIBP where the CPU has it, and the host's has IBRS set from then on"),
             Duty { name: "thread siblings", what: "in variants without `ibrs`, SPEC_CTRL is the host's for guests, too: STIBP or core scheduling keep two guests on one core apart" },
         ],
-        install [],
+        prepare [],
         enter [],
         exchange [];
     PredCmd: "PRED_CMD, and the branch predictors behind it",
@@ -1174,35 +1183,35 @@ cpu_state! {
             Enter("IBPB before a guest of another domain than the last one's on this CPU, and after code of the host's at CPL 3, where it exists, unless `Cpu::set_barriers` leaves it to the host"),
             Duty { name: "user part", what: "a host that has code at CPL 3 of its own calls `Cpu::barrier_before_user_mode` before it runs that after a guest, whoever sees to the barriers between guests; between two processes of its own, it has barriers of its own" },
         ],
-        install [],
+        prepare [],
         enter [],
         exchange [];
     BusLocks: "split-lock detection (TEST_CTRL)",
         rows [DebugControl],
         why "A guest's split lock is #AC, whose error code is 0.",
         care [Choice("the exit is an exception as any other")],
-        install [],
+        prepare [],
         enter [],
         exchange [];
     SyscallMsrs: "STAR, LSTAR, CSTAR, SFMASK, SYSENTER MSRs",
         rows [OpenEntries],
         why "Where CPL 3 comes to ring 0.",
         care [
-            Install("SYSENTER_CS is 0, so that SYSENTER faults; the others lead to the switcher"),
+            Activate("SYSENTER_CS is 0, so that SYSENTER faults; the others lead to the switcher"),
             Checked("`enter` finds LSTAR to be the switcher's: a CPU that has been reset, and set up by its host, has another one"),
-            Duty { name: "power states", what: "before a CPU is taken offline, suspended with the machine, or sent INIT, the switcher is uninstalled there; or `Cpu::gone` is called afterwards, and the switcher installed anew. Who sets the CPU up again does not write these MSRs, EFER, CR4 or SYSENTER_CS one by one to what `install` had written" },
+            Duty { name: "power states", what: "before a CPU is taken offline, suspended with the machine, or sent INIT, the switcher is deactivated there; or `Cpu::gone` is called afterwards, and the CPU prepared anew. Who sets the CPU up again does not write these MSRs, EFER, CR4 or SYSENTER_CS one by one to what `activate` had written" },
         ],
-        install [],
+        prepare [],
         enter [lstar_is_the_switchers],
         exchange [];
     UserMsr: "IA32_USER_MSR_CTL",
         rows [VisibleHostState],
         why "URDMSR and UWRMSR give CPL 3 MSRs, user interrupts among them.",
         care [
-            Checked("where it exists, it must be 0 when the switcher is installed"),
-            Duty { name: "USER_MSR_CTL", what: "while it is installed, it stays 0" },
+            Checked("where it exists, it must be 0 when the CPU is prepared"),
+            Duty { name: "USER_MSR_CTL", what: "while the CPU is prepared, it stays 0" },
         ],
-        install [|host| match host.user_msr_ctl {
+        prepare [|host| match host.user_msr_ctl {
             None | Some(0) => Ok(()),
             Some(found) => wrong("IA32_USER_MSR_CTL", found, "CPL 3 could access MSRs", "clear it on this CPU"),
         }],
@@ -1215,14 +1224,14 @@ cpu_state! {
             Duty { name: "user waits", what: "IA32_UMWAIT_CONTROL bounds the time, and its C0.2 bit the depth; RING3MWAIT and HWCR.MonMwaitUserEn are clear" },
             Choice("on CPUs with MWAITX every CPL may execute it; it waits in a light state"),
         ],
-        install [],
+        prepare [],
         enter [],
         exchange [];
     Confidential: "SEV_STATUS; CPUID leaf 21h: a host that is itself a guest with a sealed state",
         rows [Nonexistent],
         why "Where the hypervisor below intercepts, #VC or #VE come in ring 0: the switcher's IDT has no handler of them.",
         care [Checked("no SEV-ES, SEV-SNP or TDX")],
-        install [
+        prepare [
             |host| bit("SEV_STATUS", host.sev_status.unwrap_or_default(), SEV_ES_OR_SNP, false, "with SEV-ES or SEV-SNP, #VC would come in ring 0, under the switcher's IDT", "run guests elsewhere"),
             |host| bit("CPUID leaf 21h", host.has.tdx.into(), 1, false, "in a guest of a TDX module's, #VE would come in ring 0, under the switcher's IDT", "run guests elsewhere")
         ],
@@ -1232,28 +1241,28 @@ cpu_state! {
         rows [VisibleHostState],
         why "Where the host runs in a virtual machine, the hypervisor below takes them for calls of the host's.",
         care [Duty { name: "hypervisor below", what: "it refuses them at CPL 3, or what it does for them is nothing that guests may not have; on a CPU of one's own they are #UD and #GP" }],
-        install [],
+        prepare [],
         enter [],
         exchange [];
     Enclaves: "SGX: FEATURE_CONTROL, ENCLU",
         rows [VisibleHostState],
         why "CPL 3 enters enclaves whose pages are mapped for it.",
         care [Choice("no guest's root maps such pages, unless the host gives it some")],
-        install [],
+        prepare [],
         enter [],
         exchange [];
     Transactions: "TSX_CTRL; MCU_OPT_CTRL: transactions, RDRAND and RDSEED",
         rows [CapabilityForSetting],
         why "They decide whether CPL 3 has transactions, and what random numbers cost it.",
         care [Choice("mitigations are chosen with them in view")],
-        install [],
+        prepare [],
         enter [],
         exchange [];
     CpuidFaulting: "MISC_FEATURES_ENABLES, HWCR.CpuidUserDis: CPUID faulting",
         rows [VisibleHostState],
         why "CPUID shows guests the host's CPU, unless it faults at CPL 3.",
         care [Duty { name: "CPUID", what: "a host that wants to say what its guests' CPU is switches faulting on around `enter`" }],
-        install [],
+        prepare [],
         enter [],
         exchange [];
 }
@@ -1268,14 +1277,14 @@ pub fn document() -> alloc::string::String {
          What CPL 3 can see, change or be ruled by, every register and structure that the manuals of Intel and \
          AMD tell of, and who sees to it; a CPU that has more is for its host to judge. Written from `src/state.rs`, whose table has the functions that check and exchange; a test \
          compares, `BLESS=1 cargo test -p switcher-runtime` renews.\n\n\
-         | state | why it matters | rows of hazards.md | `install` | `enter` | who sees to it |\n\
+         | state | why it matters | rows of hazards.md | `prepare` | `enter` | who sees to it |\n\
          |---|---|---|---|---|---|\n",
     );
     let mut duties = alloc::string::String::new();
     for entry in CPU_STATE {
         let rows: Vec<_> =
             entry.rows.iter().map(|row| alloc::format!("{}", row.number())).collect();
-        let install = if entry.is_checked_by_install() { "checks" } else { "" };
+        let prepare = if entry.is_checked_by_prepare() { "checks" } else { "" };
         let enter = match (entry.is_checked_by_enter(), entry.is_exchanged()) {
             (true, true) => "checks, exchanges",
             (true, false) => "checks",
@@ -1287,7 +1296,7 @@ pub fn document() -> alloc::string::String {
             .iter()
             .map(|care| match care {
                 Switcher(what) => alloc::format!("switcher: {what}"),
-                Install(what) => alloc::format!("`install` writes: {what}"),
+                Activate(what) => alloc::format!("`activate` writes: {what}"),
                 Enter(what) => alloc::format!("`enter`: {what}"),
                 Checked(what) => alloc::format!("checked: {what}"),
                 Duty { name, what } => {
@@ -1300,7 +1309,7 @@ pub fn document() -> alloc::string::String {
             .collect();
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {install} | {enter} | {} |",
+            "| {} | {} | {} | {prepare} | {enter} | {} |",
             entry.registers,
             entry.why,
             rows.join(", "),

@@ -58,12 +58,13 @@ fn main(_: Platform) -> ! {
     let switcher = or_stop(Switcher::assemble(&variant, &hooks::hooks(), memory));
     serial_println!("{variant} at {:#x} on {}", switcher.base(), features.brand());
 
-    // 3. SYSCALL goes to the switcher's entry.
+    // 3. Can this CPU use it? Then SYSCALL goes to the switcher's entry.
     let block = or_stop(NonNull::new(percpu::block(0)).ok_or("no per-CPU block"));
     // SAFETY: the block holds the TSS that this CPU has loaded, with a stack at sp0 and four in the
-    // IST, and nobody else uses it; the hooks are as the runtime asks; nothing else writes the MSRs
-    // from now on.
-    let mut cpu = or_stop(unsafe { switcher.install(block) });
+    // IST, and nobody else uses it; the hooks are as the runtime asks.
+    let prepared = or_stop(unsafe { switcher.prepare(block) });
+    // SAFETY: nothing else writes the MSRs of SYSCALL from now on, and CPL 3 has the guest only.
+    let mut cpu = or_stop(unsafe { prepared.activate() });
 
     // 4. Make a guest: two address spaces with a page of code each, and a PVCS.
     //    Of the host, they map what the runtime lists.

@@ -46,7 +46,7 @@ pub(crate) struct Bench {
     paths: [Path; 7],
     /// The other CPUs, as long as they run the case list.
     others: Option<Others>,
-    /// The boot CPU before a switcher was installed.
+    /// The boot CPU before a switcher was active.
     before: Control,
 }
 
@@ -57,21 +57,21 @@ impl Bench {
     }
 
     pub(crate) fn host(&mut self) -> Result<&mut BareMetal<'static>, String> {
-        self.host.as_mut().ok_or_else(|| "no switcher is installed any more".into())
+        self.host.as_mut().ok_or_else(|| "no switcher is active any more".into())
     }
 
     /// The CPU, and the paths through its switcher.
     pub(crate) fn host_and_paths(
         &mut self,
     ) -> Result<(&mut BareMetal<'static>, &mut [Path]), String> {
-        let host = self.host.as_mut().ok_or("no switcher is installed any more")?;
+        let host = self.host.as_mut().ok_or("no switcher is active any more")?;
         Ok((host, &mut self.paths))
     }
 
     /// The CPU, to take its switcher away, and the state that it had before the switcher was
-    /// installed.
+    /// active.
     pub(crate) fn take_host(&mut self) -> Result<(BareMetal<'static>, &Control), String> {
-        let host = self.host.take().ok_or("no switcher is installed any more")?;
+        let host = self.host.take().ok_or("no switcher is active any more")?;
         Ok((host, &self.before))
     }
 

@@ -2,6 +2,7 @@
 //! own, at CPL 3.
 
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::arch::global_asm;
 use core::mem::offset_of;
@@ -270,6 +271,15 @@ impl<'s> BareMetal<'s> {
     /// The CPU, for cases that enter guests themselves.
     pub(crate) const fn cpu_mut(&mut self) -> &mut Cpu<'s> {
         &mut self.cpu
+    }
+
+    /// Does something while the switcher is not active, as a host does between two runs.
+    pub(crate) fn inactive<R>(self, between: impl FnOnce() -> R) -> Result<(Self, R), String> {
+        let prepared = self.cpu.deactivate().map_err(|refused| format!("{refused}"))?;
+        let result = between();
+        // SAFETY: it was active before, and nothing has changed since.
+        let cpu = unsafe { prepared.activate() }.map_err(|refused| format!("{refused}"))?;
+        Ok((Self { cpu, ..self }, result))
     }
 
     /// Gives up the guests' memory, and returns the CPU.

@@ -12,7 +12,7 @@
 //! 3. `selftest`: is this kernel fit to judge a switcher?
 //! 4. `programs`: what guests run here.
 //! 5. `case_host`: the engine that shared cases run on.
-//! 6. `switchers`: the switchers of this run, and CPUs that they are installed on.
+//! 6. `switchers`: the switchers of this run, and CPUs that they are active on.
 //! 7. `others`: the case list on the other CPUs.
 //! 8. `setup`: guests of host cases, and what must come of them.
 //! 9. `idt`: the switcher's IDT with some gates changed.
@@ -94,7 +94,7 @@ fn main(platform: Platform) -> ! {
     report.end()
 }
 
-/// Does the host's part: it chooses a variant for this CPU, assembles it here, installs it on all
+/// Does the host's part: it chooses a variant for this CPU, assembles it here, makes it active on all
 /// CPUs, and runs the cases.
 fn run(cases: &[hw_cases::Case], options: Options, report: &mut Report) {
     let features = cpu::tracked(HostFeatures::detect);

@@ -10,7 +10,7 @@ use hw_cases::Expected;
 use hw_platform::memory::Frame;
 use hw_platform::{cpu, gs, memory, percpu};
 use switcher_runtime::{
-    DescriptorTablePointer, EnterError, Guest, InstallError, Mode, State, StateError,
+    DescriptorTablePointer, EnterError, Guest, Mode, PrepareError, State, StateError,
 };
 
 use crate::case_host::BareMetal;
@@ -38,15 +38,15 @@ pub(crate) fn refused(host: &mut BareMetal<'_>, guest: &mut Guest) -> Result<Sta
     }
 }
 
-/// The objection of `install`.
-pub(crate) fn by_install(host: &BareMetal<'_>) -> Result<StateError, String> {
+/// The objection of `prepare`.
+pub(crate) fn by_prepare(host: &BareMetal<'_>) -> Result<StateError, String> {
     let block = NonNull::new(percpu::block(0)).ok_or("no block")?;
-    // SAFETY: the switcher is installed here already, with this block. If `install` refuses, it
-    // changes nothing; if it does not, it writes the same values once more.
-    match cpu::tracked(|| unsafe { host.cpu().switcher().install(block) }) {
-        Err(InstallError::State(why)) => Ok(why),
-        Err(other) => Err(format!("`install` said {other}")),
-        Ok(_) => Err("`install` had no objection".into()),
+    // SAFETY: the CPU is prepared already, with this block. If `prepare` refuses, it changes
+    // nothing; if it does not, it writes the same values once more.
+    match cpu::tracked(|| unsafe { host.cpu().switcher().prepare(block) }) {
+        Err(PrepareError::State(why)) => Ok(why),
+        Err(other) => Err(format!("`prepare` said {other}")),
+        Ok(_) => Err("`prepare` had no objection".into()),
     }
 }
 
@@ -70,15 +70,32 @@ pub(crate) fn runs(host: &mut BareMetal<'_>) -> Result<(), String> {
     check(host, &setup, &Expected::unchanged(&setup, Expected::UD))
 }
 
-/// Enters a guest that ends at its probe. Nothing is allocated for that, because GS base is the
-/// switcher's.
+/// Enters a guest that ends at its probe, with a GS base of the host's own, as every kernel has
+/// one. It is the host's again afterwards, and nothing is allocated, with either.
 pub(crate) fn enter(host: &mut BareMetal<'_>, guest: &mut Guest) -> Result<(), String> {
-    memory::watch(gs::base());
-    let ended = host.cpu_mut().enter(guest);
-    match memory::watched() {
-        0 => {}
-        times => return Err(format!("`enter` has used the allocator {times} times")),
+    const OWN: u64 = 0x5A5A_0000;
+    let block = gs::base();
+    let mut ended = Err(String::new());
+    for watched in [block, OWN] {
+        let mut one = guest.clone();
+        memory::watch(watched);
+        // SAFETY: nothing here asks for the CPU's number until the former base is back.
+        unsafe { gs::set_base(OWN) };
+        let exit = host.cpu_mut().enter(&mut one);
+        let (times, left) = (memory::watched(), gs::base());
+        // SAFETY: this is the value that GS base had before.
+        unsafe { gs::set_base(block) };
+        if (times, left) != (0, OWN) {
+            return Err(format!(
+                "`enter` has used the allocator {times} times, and left GS base as {left:#x}"
+            ));
+        }
+        ended = exit.map_err(|why| format!("{why}")).map(|exit| (exit, one));
     }
+    let ended = ended.map(|(exit, one)| {
+        *guest = one;
+        exit
+    });
     match ended {
         Ok(exit) if exit == Expected::UD => Ok(()),
         other => Err(format!("{other:?}: {guest:x?}")),

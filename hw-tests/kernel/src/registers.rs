@@ -64,7 +64,7 @@ pub(crate) fn host_segments() -> ([u16; 4], u64, u64) {
         );
     }
     let fs_base: u64;
-    // SAFETY: CR4.FSGSBASE is set while a switcher is installed.
+    // SAFETY: CR4.FSGSBASE is set while a switcher is active.
     unsafe { asm!("rdfsbase {}", out(reg) fs_base, options(nomem, nostack, preserves_flags)) };
     ([ds, es, fs, gs], fs_base, gs::base())
 }

@@ -1,4 +1,4 @@
-//! The switchers of this run, and the CPUs on which they are installed.
+//! The switchers of this run, and the CPUs on which they are active.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -64,7 +64,7 @@ pub(crate) fn with_untraining(variant: Variant) -> Variant {
     Variant::new(Config { mitigations, ..config }, variant.selectors()).unwrap_or(variant)
 }
 
-/// Installs the switcher on the CPU on which this runs, and makes guests' memory for it.
+/// Makes the switcher active on the CPU on which this runs, and makes guests' memory for it.
 pub(crate) fn host_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> BareMetal<'static> {
     let switcher = switchers.of(cpu);
     let variant = switcher.variant();
@@ -73,9 +73,11 @@ pub(crate) fn host_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> Ba
     };
     // SAFETY: the block is this CPU's, its TSS is loaded, and sp0 and IST 1 to 4 are the tops of
     // stacks that nobody else uses, with room for what lies above and for the hooks of hooks.rs,
-    // which are as the runtime asks; and nothing else writes the SYSCALL MSRs or GS base.
-    let cpu = cpu::tracked(|| unsafe { switcher.install(block) });
-    let cpu = cpu.unwrap_or_else(|why| fatal(&why));
+    // which are as the runtime asks.
+    let prepared = cpu::tracked(|| unsafe { switcher.prepare(block) });
+    let prepared = prepared.unwrap_or_else(|why| fatal(&why));
+    // SAFETY: nothing else writes the SYSCALL MSRs, and CPL 3 has guests only.
+    let cpu = unsafe { prepared.activate() }.unwrap_or_else(|refused| fatal(&refused));
     let platform = hw_cases::Platform {
         vendor: variant.vendor(),
         paging: variant.paging(),

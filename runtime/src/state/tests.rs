@@ -46,7 +46,7 @@ fn host() -> Host {
 fn running() -> Running {
     let cr4 = cr4::OSFXSR | cr4::UMIP | cr4::LA57 | cr4::FSGSBASE;
     let gdtr = gdtr(0xFF10_A000_0004_2000, 71);
-    let then = Installed { cr4, tr: 0x38, gdtr, lstar: 0xFF10_A000_0100_0000 };
+    let then = Control { cr4, tr: 0x38, gdtr, tss: 0, lstar: 0xFF10_A000_0100_0000 };
     Running {
         flags: RFlags::FIXED,
         cr0: 0x8005_0033,
@@ -66,7 +66,7 @@ fn running() -> Running {
 /// The state and register that the check is to name, and a function that makes it wrong.
 type Spoilt<T> = (State, &'static str, fn(&mut T));
 
-/// The hosts that `install` has to refuse.
+/// The hosts that `prepare` has to refuse.
 fn wrong_hosts() -> Vec<Spoilt<Host>> {
     use State::*;
     vec![
@@ -192,7 +192,7 @@ fn wrong_moments() -> Vec<Spoilt<Running>> {
         (Cr4User, "CR4.KL", |it| it.now.cr4 |= cr4::KL),
         (Cr4Paging, "CR4.LASS", |it| it.now.cr4 |= cr4::LASS),
         (Cr4Paging, "CR4.LAM_SUP", |it| it.now.cr4 |= cr4::LAM_SUP),
-        // It is also refused if it was so when the switcher was installed.
+        // It is also refused if it was so when the CPU was prepared.
         (Cr4Paging, "CR4.LASS", |it| {
             it.now.cr4 |= cr4::LASS;
             it.then.cr4 |= cr4::LASS;
@@ -243,7 +243,7 @@ fn whatever_is_wrong_is_refused_by_its_name() {
 #[test]
 fn there_is_no_check_in_the_table_that_cannot_fail() {
     for entry in CPU_STATE {
-        for check in entry.install {
+        for check in entry.prepare {
             let fails = wrong_hosts().iter().any(|(state, _, spoil)| {
                 let mut host = host();
                 spoil(&mut host);
@@ -262,7 +262,7 @@ fn there_is_no_check_in_the_table_that_cannot_fail() {
     }
 }
 
-/// This is asked of all kinds of descriptors that `install` leaves in the GDT, by the rule that the
+/// This is asked of all kinds of descriptors that `prepare` leaves in the GDT, by the rule that the
 /// manual has for CPL 3 (Intel SDM vol. 3, 5.5, and MOV): a guest cannot keep itself from being
 /// entered again.
 #[test]
@@ -498,7 +498,7 @@ fn who_sees_to_it_is_what_the_code_does() {
     let mut names = Vec::new();
     for entry in CPU_STATE {
         let says = |what: fn(&Care) -> bool| entry.care.iter().any(what);
-        let is_checked = entry.is_checked_by_install() || entry.is_checked_by_enter();
+        let is_checked = entry.is_checked_by_prepare() || entry.is_checked_by_enter();
         assert_eq!(says(|care| matches!(care, Checked(_))), is_checked, "{:?}", entry.state);
         let exchanges = entry.is_exchanged() || ELSEWHERE.contains(&entry.state);
         assert_eq!(says(|care| matches!(care, Enter(_))), exchanges, "{:?}", entry.state);

@@ -14,7 +14,7 @@ use switcher_runtime::{DescriptorTablePointer, Guest, State, StateError};
 use crate::bench::{Ended, HostCase};
 use crate::case_host::BareMetal;
 use crate::programs::PROBE;
-use crate::refusal::{by_enter, by_install, expect, guest, refused, runs};
+use crate::refusal::{by_enter, by_prepare, expect, guest, refused, runs};
 use crate::registers::{cr0, cr4};
 
 pub(super) const CASES: &[HostCase] = &[HostCase {
@@ -97,10 +97,10 @@ fn control_bits(host: &mut BareMetal<'_>) -> Ended {
         }
         // SAFETY: no FPU error is pending, and nothing writes to a page that is read-only.
         unsafe { asm!("mov cr0, {}", in(reg) own & !bit, options(nostack, preserves_flags)) };
-        let (install, enter) = (by_install(host), by_enter(host));
+        let (prepare, enter) = (by_prepare(host), by_enter(host));
         // SAFETY: this is the value that CR0 had before.
         unsafe { asm!("mov cr0, {}", in(reg) own, options(nostack, preserves_flags)) };
-        expect(what, install, State::Cr0)?;
+        expect(what, prepare, State::Cr0)?;
         expect(what, enter, State::Cr0)?;
     }
     // The bits are Key Locker, and masking of the upper half's addresses, where the CPU has them.
@@ -123,7 +123,7 @@ fn control_bits(host: &mut BareMetal<'_>) -> Ended {
         unsafe { asm!("mov cr4, {}", in(reg) own, options(nostack, preserves_flags)) };
         expect(what, said, state)?;
     }
-    // The bits that the host had when the switcher was installed must be the same when a guest is
+    // The bits that the host had when the CPU was prepared must be the same when a guest is
     // entered.
     for (bit, state) in [
         (cr4::SMEP, State::Cr4Paging),

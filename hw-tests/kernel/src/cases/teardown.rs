@@ -15,7 +15,7 @@ use switcher_runtime::switcher_gen::arch::Msr as MsrName;
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{PerCpu, Placement};
 use switcher_runtime::switcher_gen::{Config, Mitigations, Policy};
-use switcher_runtime::{Mode, Refused, Switcher, UninstallError, Variant};
+use switcher_runtime::{Cpu, DeactivateError, Mode, Refused, Switcher, Variant};
 use x86_64::registers::model_specific::Msr;
 
 use crate::bench::{Control, Ended, HostCase};
@@ -25,7 +25,7 @@ use crate::setup::{check, setup};
 
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/a_cpu_without_its_switcher_is_as_it_was",
-    shown: "Uninstalling restores all that installing has changed, or says why it cannot.",
+    shown: "Deactivating restores all that activating has changed, or says why it cannot.",
     // An MSR that still led to the code after it is unloaded would be a way into ring 0.
     rows: &[Hazard::OpenEntries],
     cpus: 1,
@@ -36,8 +36,8 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
     },
 }];
 
-/// Uninstalls the switcher, and installs and unloads another one: the CPU is then as it was before
-/// the first was installed.
+/// Takes the switcher from the CPU, and gives it another one, which is then unloaded: the CPU is
+/// then as it was before it had the first.
 fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
     let as_before = |what: &str| match Control::read() {
         now if now == *before => Ok(()),
@@ -48,28 +48,39 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
     let setup = setup(&host, &mut rng, Mode::Smod, PROBE);
     check(&mut host, &setup, &Expected::unchanged(&setup, Expected::UD))?;
     if Control::read() == *before {
-        return Err("a switcher is installed and nothing has changed".into());
+        return Err("a switcher is active and nothing has changed".into());
+    }
+    // Between two runs the CPU is the host's, and the guest does not notice.
+    for run in 0..3 {
+        let between;
+        (host, between) = host.inactive(Control::read)?;
+        if between != *before {
+            return Err(format!("after run {run}: {between:x?}, not {before:x?}"));
+        }
+        check(&mut host, &setup, &Expected::unchanged(&setup, Expected::UD))?;
     }
 
     let cpu = host.into_cpu();
     let switcher = cpu.switcher();
     let variant = *switcher.variant();
-    let installed = switcher.installed();
+    let prepared = switcher.prepared();
     // Whoever changes LSTAR relies on the new value, so nothing is restored without an error.
     let entry = switcher.address(Label::Syscall64);
     // SAFETY: no guest runs, and no SYSCALL is executed, until the MSR has its value again.
     let write_lstar = |value| unsafe { Msr::new(MsrName::Lstar.address()).write(value) };
     write_lstar(entry + 16);
-    let cpu = match cpu.uninstall() {
+    let cpu = match cpu.deactivate() {
         Err(refused) => match refused.into_parts() {
-            (cpu, UninstallError::Changed { register: MsrName::Lstar, .. }) => cpu,
+            (cpu, DeactivateError::Changed { register: MsrName::Lstar, .. }) => cpu,
             (_, why) => return Err(format!("LSTAR was changed, and this was refused: {why}")),
         },
-        Ok(()) => return Err("LSTAR was changed, and the change was lost".into()),
+        Ok(_) => return Err("LSTAR was changed, and the change was lost".into()),
     };
     write_lstar(entry);
-    cpu.uninstall().map_err(|refused| format!("{refused}"))?;
-    as_before("uninstalled")?;
+    let cpu = cpu.deactivate().map_err(|refused| format!("{refused}"))?;
+    as_before("deactivated")?;
+    cpu.release().map_err(|refused| format!("{refused}"))?;
+    as_before("released")?;
 
     // The other switcher leaves the CPU and the memory. There is no place for it after this CPU's
     // block, nor near the return thunk.
@@ -83,15 +94,13 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
         .map_err(|why| format!("{why}"))?;
     let base = other.base();
     let block = NonNull::new(percpu::block(0)).ok_or("no block")?;
-    // SAFETY: the block is as it was for the first switcher, which is not installed here any more;
-    // no guest is entered.
-    let cpu = cpu::tracked(|| unsafe { other.install(block) });
-    let cpu = cpu.map_err(|why| format!("{why}"))?;
-    if other.installed() != 1 || Control::read() == *before {
-        return Err("the other switcher is not installed".into());
+    let cpu = with_another(&other, block)?;
+    if other.prepared() != 1 || Control::read() == *before {
+        return Err("the other switcher is not active".into());
     }
-    cpu.uninstall().map_err(|refused| format!("{refused}"))?;
-    as_before("uninstalled again")?;
+    let cpu = cpu.deactivate().map_err(|refused| format!("{refused}"))?;
+    as_before("deactivated again")?;
+    cpu.release().map_err(|refused| format!("{refused}"))?;
     let alone = under_a_gs_base_of_the_hosts(&other, block);
     as_before("and once more")?;
     // Sealed code cannot be freed before it is unloaded.
@@ -105,15 +114,24 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
         Placement::Gs => smp::count(),
         Placement::PerCpu => 1,
     };
-    if installed != expected {
-        return Err(format!("the switcher was installed on {installed} CPUs"));
+    if prepared != expected {
+        return Err(format!("{prepared} CPUs were prepared for the switcher"));
     }
     Ok(1)
 }
 
-/// The host's GS base is another one than the switcher's, as it is in every kernel: from the moment
-/// that `install` has written GS base until `uninstall` gives it back, nothing is allocated or
-/// freed, also where `uninstall` refuses.
+/// Makes a switcher active on the boot CPU, which has none.
+fn with_another(other: &Switcher, block: NonNull<PerCpu>) -> Result<Cpu<'_>, String> {
+    // SAFETY: the block is as it was for the first switcher, which this CPU has given up; no guest
+    // is entered.
+    let prepared = cpu::tracked(|| unsafe { other.prepare(block) });
+    let prepared = prepared.map_err(|why| format!("{why}"))?;
+    // SAFETY: nothing else writes the MSRs of SYSCALL, which nobody executes.
+    unsafe { prepared.activate() }.map_err(|refused| format!("{refused}"))
+}
+
+/// The host's GS base is another one than the switcher's, as it is in every kernel, and stays so.
+/// While the switcher is active, nothing is allocated or freed, also where `deactivate` refuses.
 fn under_a_gs_base_of_the_hosts(other: &Switcher, block: NonNull<PerCpu>) -> Result<(), String> {
     const OWN: u64 = 0x5A5A_0000;
     let entry = other.address(Label::Syscall64);
@@ -127,25 +145,32 @@ fn under_a_gs_base_of_the_hosts(other: &Switcher, block: NonNull<PerCpu>) -> Res
     }
     // SAFETY: nothing here asks for the CPU's number until the former base is back.
     unsafe { gs::set_base(OWN) };
-    memory::watch(gs);
-    // SAFETY: the block is as it was for the switchers before; no guest is entered.
-    let installed = cpu::tracked(|| unsafe { other.install(block) });
-    let ended = installed.map_err(|why| format!("{why}")).and_then(|cpu| {
+    let ended = (|| -> Result<u64, String> {
+        // SAFETY: the block is as it was for the switchers before; no guest is entered.
+        let prepared = cpu::tracked(|| unsafe { other.prepare(block) });
+        let prepared = prepared.map_err(|why| format!("{why}"))?;
+        memory::watch(OWN);
+        // SAFETY: nothing else writes the MSRs of SYSCALL, which nobody executes.
+        let cpu = unsafe { prepared.activate() }.map_err(|refused| format!("{refused}"))?;
         write_lstar(entry + 16);
-        let refused = cpu.uninstall();
+        let refused = cpu.deactivate();
         write_lstar(entry);
         let refused = refused.err().map(Refused::into_parts);
-        let Some((cpu, UninstallError::Changed { .. })) = refused else {
+        let Some((cpu, DeactivateError::Changed { .. })) = refused else {
             return Err("LSTAR was changed, and this was not refused".into());
         };
-        cpu.uninstall().map_err(|refused| format!("{refused}"))
-    });
-    let (times, left) = (memory::watched(), gs::base());
+        let prepared = cpu.deactivate().map_err(|refused| format!("{refused}"))?;
+        let times = memory::watched();
+        prepared.release().map_err(|refused| format!("{refused}"))?;
+        Ok(times)
+    })();
+    let left = gs::base();
     // SAFETY: this is the value that GS base had before.
     unsafe { gs::set_base(gs) };
-    ended?;
-    match (times, left) {
+    match (ended?, left) {
         (0, OWN) => Ok(()),
-        _ => Err(format!("the allocator was used {times} times; GS base was left as {left:#x}")),
+        (times, _) => {
+            Err(format!("the allocator was used {times} times; GS base was left as {left:#x}"))
+        }
     }
 }
