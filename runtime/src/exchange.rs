@@ -98,8 +98,8 @@ unsafe fn exchange_pkru(new: u32) -> u32 {
 }
 
 /// The two GS bases. The active one is the per-CPU block's, where the switcher and hooks look for
-/// it; the switcher makes the inactive one the active one for the guest, and the host has no use for
-/// the value that it had.
+/// it; the switcher makes the inactive one the active one for the guest, and the host has no use
+/// for the value that it had.
 pub(crate) struct GsBases;
 
 impl Exchange for GsBases {

@@ -94,8 +94,8 @@ fn main(platform: Platform) -> ! {
     report.end()
 }
 
-/// Does the host's part: it chooses a variant for this CPU, assembles it here, makes it active on all
-/// CPUs, and runs the cases.
+/// Does the host's part: it chooses a variant for this CPU, assembles it here, makes it active on
+/// all CPUs, and runs the cases.
 fn run(cases: &[hw_cases::Case], options: Options, report: &mut Report) {
     let features = cpu::tracked(HostFeatures::detect);
     let variant = Variant::for_host(&features, Selectors::DEFAULT);

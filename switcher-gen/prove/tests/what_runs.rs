@@ -550,6 +550,34 @@ fn a_section_that_is_not_what_is_in_memory_is_refused() {
         let found = error(&in_section(name));
         assert!(matches!(found, ReadError::Section { .. }), "{name}: {found}");
     }
+    // What goes by its name among data, descriptions or what is freed need not be executable there,
+    // linked or not.
+    for name in [
+        ".rodata",
+        ".rodata.cst16",
+        ".data..percpu",
+        ".bss.mine",
+        ".ldata",
+        ".tbss",
+        ".comment",
+        ".note.mine",
+        ".gnu.mine",
+        ".con_initcall.init",
+        ".x86_cpu_dev.init",
+        ".apicdrivers",
+        ".x86_trampoline",
+    ] {
+        // GNU as gives sections of some of these names other flags, so the name comes afterwards.
+        let other = format!(".{}", "z".repeat(name.len() - 1));
+        let mut object = in_section(&other);
+        let found = object.windows(name.len()).rposition(|bytes| bytes == other.as_bytes());
+        patch(&mut object, found.unwrap(), name.as_bytes());
+        for file in [process("ld", &["-e", "switcher_enter_guest"], &object), object] {
+            let found = error(&file);
+            assert!(matches!(found, ReadError::Section { .. }), "{name}: {found}");
+            assert!(found.to_string().contains("another name"), "{name}: {found}");
+        }
+    }
     // What is read as a table is no code, whatever else is in its name.
     for name in [
         ".call_sites",

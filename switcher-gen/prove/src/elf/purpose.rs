@@ -244,7 +244,7 @@ fn is_plt(name: &str) -> bool {
 
 /// Code that Linux or a linker rewrites, drops or takes apart, by the start of its section's name,
 /// or by all of it; and whether that is still to come once a file is linked.
-const LOST: [(&str, bool, &str); 24] = [
+const LOST: [(&str, bool, &str); 27] = [
     (".static_call.text", true, "it is rewritten to redirect static calls"),
     (".init.text", true, "it is freed once the kernel has booted"),
     ("init.text", true, "it is freed once the kernel has booted"),
@@ -267,6 +267,9 @@ const LOST: [(&str, bool, &str); 24] = [
     (".no_trim_symbol", false, "it is dropped where it is linked in"),
     (".discard", false, "linkers drop it"),
     (".altinstr_", true, "it is copied to elsewhere, or not used"),
+    (".apicdrivers", true, "it is among what is freed once the kernel has booted"),
+    (".iommu_table", true, "it is among what is freed once the kernel has booted"),
+    (".x86_trampoline", true, "it is among what is freed once the kernel has booted"),
     (".init", false, "linkers put it between the beginning and the end of a function"),
     (".fini", false, "linkers put it between the beginning and the end of a function"),
 ];
@@ -275,6 +278,21 @@ const LOST: [(&str, bool, &str); 24] = [
 const WHOLE: [&str; 2] = [".init", ".fini"];
 /// So begin the names of tables, too.
 const BROAD: [&str; 2] = [".init.", ".exit."];
+
+/// Why code is not executed that lies in a section of this name, whatever its flags are: linkers
+/// and Linux put what has such a name among data, or among what is freed, and go by the name alone.
+pub(super) fn no_code(name: &str) -> Option<&'static str> {
+    let describes = DESCRIPTIONS.iter().any(|known| name.starts_with(known));
+    if Purpose::of_name(name) == Purpose::Data && !is_plt(name) {
+        Some("its name is one of data, which is mapped without execution")
+    } else if describes || name.starts_with(".note") {
+        Some("its name is one of a description, which is mapped without execution, or not at all")
+    } else if name.ends_with(".init") && name != ".init" {
+        Some("its name is one of what is freed once the kernel has booted")
+    } else {
+        None
+    }
+}
 
 /// Sections of code that Linux's script and those of linkers keep, and leave as they are.
 const KEEPS: [&str; 11] = [

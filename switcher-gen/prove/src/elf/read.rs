@@ -460,6 +460,10 @@ fn usable<'data, R: Contents<'data>>(
         let why = format!("is one that Linux does not keep as it is: {why}; use another name");
         return Err(ReadError::Section { section: name, why });
     }
+    if let Some(why) = purpose::no_code(&name) {
+        let why = format!("holds code that need not be executable: {why}; use another name");
+        return Err(ReadError::Section { section: name, why });
+    }
     is_kept(code, area)
 }
 
