@@ -1,7 +1,6 @@
 //! The code of a file as it lies in memory, read byte by byte and only where it is looked at.
 
 use std::cell::{Cell, OnceCell};
-use std::collections::HashMap;
 use std::ops::Range;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
@@ -24,10 +23,10 @@ pub(super) struct FileCode<'f, 'data, R: Contents<'data>> {
     /// The sections of code, by address. None is empty.
     pub(super) areas: Vec<Area>,
     /// For each section, the index of its area.
-    numbers: HashMap<usize, usize>,
+    numbers: foldhash::HashMap<usize, usize>,
     /// The addresses that each section covers. Empty ones are included, because they can have
     /// symbols.
-    ranges: HashMap<usize, Range<u64>>,
+    ranges: foldhash::HashMap<usize, Range<u64>>,
     /// Where the parts of an object are taken to lie.
     layout: Option<Layout>,
     /// The first absolute address of the code's own that was stored into it.
@@ -80,7 +79,7 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
     /// Of an object, the first section lies at [`BASE`], and the others after it in the file's
     /// order, aligned as they ask, at the distances of the layout; of a linked file, where it says.
     pub(super) fn new(file: &'f File<'data, R>, layout: Option<Layout>) -> Result<Self, ReadError> {
-        let (mut areas, mut ranges) = (Vec::new(), HashMap::new());
+        let (mut areas, mut ranges) = (Vec::new(), foldhash::HashMap::default());
         let mut next = BASE;
         for (number, section) in file.sections.iter().enumerate().filter(|(_, s)| s.is_code()) {
             let address = match &layout {

@@ -17,6 +17,9 @@ pub(super) fn addresses<'data, R: Contents<'data>>(
     let mut globals = BTreeMap::new();
     for symbol in code.file.symbols() {
         let symbol = symbol?;
+        if !code.file.request.may_want(symbol.name) {
+            continue;
+        }
         let Ok(name) = std::str::from_utf8(symbol.name) else { continue };
         let is_fixed = code.file.request.wants_fixed(name);
         if !is_fixed && !code.file.request.wants(name) {

@@ -338,6 +338,26 @@ impl<'data, R: Contents<'data>> File<'data, R> {
         all.map(|(index, raw)| self.symbol(index, raw))
     }
 
+    /// The symbols with one of these names, or with what the request says of theirs, whatever
+    /// version follows. Most of a kernel's symbols are told from them by a few bytes.
+    pub(super) fn called(
+        &self,
+        names: &[&[u8]],
+    ) -> impl Iterator<Item = Result<Symbol<'data>, ReadError>> {
+        let theirs = names.iter().flat_map(|name| self.request.every_name(name));
+        let wanted: Vec<Vec<u8>> = names.iter().map(|name| name.to_vec()).chain(theirs).collect();
+        let is_called = move |raw: &Sym64<Endianness>| {
+            let rest = self.strings.get(raw.st_name(E) as usize..).unwrap_or_default();
+            let mut wanted = wanted.iter();
+            wanted.any(|name| {
+                let end = rest.strip_prefix(&name[..]).map(|rest| rest.first());
+                matches!(end, Some(None | Some(0 | b'@')))
+            })
+        };
+        let all = self.symbols.symbols().iter().enumerate();
+        all.filter(move |(_, raw)| is_called(raw)).map(|(index, raw)| self.symbol(index, raw))
+    }
+
     /// The symbols of all other tables.
     pub(super) fn other_symbols(&self) -> impl Iterator<Item = Result<Symbol<'data>, ReadError>> {
         self.others.iter().flat_map(move |(table, strings)| {

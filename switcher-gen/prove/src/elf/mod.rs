@@ -37,6 +37,7 @@
 //! | `lengths` | how much an entry of such a table changes |
 //! | `notes` | what each note in a section is |
 //! | `words` | what the words of such a table may be |
+//! | `wanted` | the few names that are looked for among all |
 //! | `among` | such tables among code |
 //! | `exports` | whether what the dynamic section names is what was looked at |
 
@@ -76,6 +77,7 @@ mod relocation_table;
 mod request;
 mod segments;
 mod table_error;
+mod wanted;
 mod words;
 
 pub use choice::{Choice, Choices, text as choices};

@@ -15,6 +15,7 @@ use super::labels::{ENTRIES, hosts, ours};
 use super::linker_error::LinkerError;
 use super::places::LIMIT;
 use super::purpose;
+use super::wanted::Wanted;
 use crate::gate::TargetGate;
 use switcher_gen::asm::Label;
 
@@ -34,6 +35,8 @@ pub(super) struct Names<'f> {
     is_object: bool,
     /// The definitions of the names that code must or may have, and of the host's symbols.
     known: BTreeMap<&'f str, Vec<Definition>>,
+    /// The same names, for a first look at each name of the file.
+    wanted: Wanted,
     /// Those of these names at which nothing is entered: somebody goes by them.
     labels: BTreeSet<&'f str>,
     /// Those of these names that another file is asked for.
@@ -61,9 +64,9 @@ const BOUNDS: [[Label; 2]; 2] =
 pub(super) fn has_entries<'data, R: Contents<'data>>(
     file: &File<'data, R>,
 ) -> Result<bool, ReadError> {
-    for symbol in file.symbols() {
-        let symbol = symbol?;
-        if ENTRIES.iter().any(|label| label.name() == meaning(symbol.name)) {
+    for symbol in file.called(&ENTRIES.map(|label| label.name().as_bytes())) {
+        let name = without_version(symbol?.name);
+        if ENTRIES.iter().any(|label| label.name().as_bytes() == name) {
             return Ok(true);
         }
     }
@@ -81,9 +84,12 @@ impl<'f> Names<'f> {
         let labels: BTreeSet<_> =
             request.labels().filter(|name| !known.contains_key(name)).collect();
         known.extend(labels.iter().map(|name| (*name, Vec::new())));
+        let mut wanted = Wanted::default();
+        known.keys().for_each(|name| wanted.add(name.as_bytes()));
         let mut names = Self {
             is_object: code.file.is_object(),
             known,
+            wanted,
             labels,
             undefined: BTreeSet::new(),
             similar: BTreeSet::new(),
@@ -97,8 +103,7 @@ impl<'f> Names<'f> {
                 continue;
             }
             if symbol.of == Of::Undefined {
-                let known = names.known.get_key_value(meaning(symbol.name));
-                names.undefined.extend(known.map(|(name, _)| *name));
+                names.undefined.extend(names.known_as(symbol.name));
                 continue;
             }
             names.add(code, &symbol);
@@ -113,8 +118,7 @@ impl<'f> Names<'f> {
         // The loader, and code that asks it for a symbol, use another table than linkers do.
         for symbol in code.file.other_symbols() {
             let symbol = symbol?;
-            let known = names.known.get_key_value(meaning(symbol.name));
-            let Some(name) = known.map(|(name, _)| *name).filter(|_| !is_no_name(&symbol)) else {
+            let Some(name) = names.known_as(symbol.name).filter(|_| !is_no_name(&symbol)) else {
                 continue;
             };
             if symbol.of == Of::Undefined {
@@ -131,6 +135,14 @@ impl<'f> Names<'f> {
         Ok(names)
     }
 
+    /// The known name that a symbol has, if it has one.
+    fn known_as(&self, name: &[u8]) -> Option<&'f str> {
+        let name = without_version(name);
+        let is_wanted = self.wanted.may_be(name);
+        let known = is_wanted.then(|| self.known.get_key_value(meaning(name)));
+        known.flatten().map(|(name, _)| *name)
+    }
+
     fn add<'data, R: Contents<'data>>(
         &mut self,
         code: &FileCode<'_, 'data, R>,
@@ -144,11 +156,9 @@ impl<'f> Names<'f> {
         {
             self.rewritten.push((symbol.text(), address..address.saturating_add(length)));
         }
-        let name = meaning(symbol.name);
-        if name.is_empty() {
-            return;
-        }
-        if let Some(definitions) = self.known.get_mut(name) {
+        if let Some(name) = self.known_as(symbol.name)
+            && let Some(definitions) = self.known.get_mut(name)
+        {
             let is_hosts = name.starts_with("switcher_host_");
             let linked = !code.file.is_object() && symbol.of == Of::Absolute;
             let anywhere = (is_hosts || linked && code.area(symbol.value).is_some())
@@ -165,6 +175,10 @@ impl<'f> Names<'f> {
                 is_indirect: symbol.kind == STT_GNU_IFUNC,
             });
         } else if let Some(address) = address {
+            let name = meaning(symbol.name);
+            if name.is_empty() {
+                return;
+            }
             let required = ENTRIES[..3].iter().map(|label| likeness(label.name(), name));
             let most = required.max().unwrap_or_default();
             let least = self.similar.first().map_or(0, |(likeness, ..)| *likeness);
@@ -444,11 +458,18 @@ pub(super) fn no_symbol<'data, R: Contents<'data>>(
     Ok(ReadError::no_symbol(name, similar))
 }
 
-/// The name that linkers look for, without the version that follows it. It is empty if the name is
-/// no text.
+/// The name that linkers look for, without the version that follows it.
+fn without_version(name: &[u8]) -> &[u8] {
+    // Hardly any name has a version, and this way it is found out fastest.
+    if !name.contains(&b'@') {
+        return name;
+    }
+    name.split(|byte| *byte == b'@').next().unwrap_or_default()
+}
+
+/// The name that linkers look for. It is empty if the name is no text.
 fn meaning(name: &[u8]) -> &str {
-    let version = name.iter().position(|byte| *byte == b'@').unwrap_or(name.len());
-    std::str::from_utf8(&name[..version]).unwrap_or_default()
+    std::str::from_utf8(without_version(name)).unwrap_or_default()
 }
 
 fn is_no_name(symbol: &Symbol<'_>) -> bool {

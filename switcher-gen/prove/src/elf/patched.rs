@@ -72,7 +72,7 @@ pub(super) fn check<'data, R: Contents<'data>>(
 ) -> Result<Tables, ReadError> {
     let mut tables = Tables::default();
     let areas = reached.ranges.iter().filter_map(|range| code.area(range.start));
-    let homes: HashSet<usize> = areas.map(|area| area.section).collect();
+    let homes: foldhash::HashSet<usize> = areas.map(|area| area.section).collect();
     let Some(home) = reached.ranges.first().and_then(|range| code.area(range.start)) else {
         return Ok(tables);
     };
@@ -87,7 +87,7 @@ pub(super) fn check<'data, R: Contents<'data>>(
         instructions: &[],
     };
     let copied_in = copied.iter().filter_map(|from| code.area(from.start));
-    let copied_in: HashSet<usize> = copied_in.map(|area| area.section).collect();
+    let copied_in: foldhash::HashSet<usize> = copied_in.map(|area| area.section).collect();
     // The first header belongs to no section.
     for (number, section) in code.file.sections.iter().enumerate().skip(1) {
         // The section that is executed is code, whatever its name.
@@ -348,7 +348,7 @@ fn in_object<'data, R: Contents<'data>>(
     number: usize,
     part: &Part,
     (reached, boot): (&Reached<'_>, &Boot),
-    homes: &HashSet<usize>,
+    homes: &foldhash::HashSet<usize>,
 ) -> Result<TableContents, ReadError> {
     let mut all = TableContents::default();
     let purpose = part.purpose;

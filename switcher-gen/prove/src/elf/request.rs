@@ -11,6 +11,7 @@ use super::error::likeness;
 use super::features::Feature;
 use super::gate::{GateError, Gates};
 use super::labels;
+use super::wanted::Wanted;
 
 /// What is asked of a file. Nothing, as a rule: the symbols have our names.
 ///
@@ -26,10 +27,14 @@ use super::labels;
 pub struct Request {
     /// Our names, by theirs.
     symbols: BTreeMap<String, &'static str>,
+    /// Their names, for a first look at each name of a file.
+    theirs: Wanted,
     /// The symbols of data of which the addresses are wanted.
     data: BTreeSet<String>,
     /// Those of data that code may reach relative to its own address.
     fixed: BTreeSet<String>,
+    /// The names of both, for a first look.
+    wanted: Wanted,
     /// What is known of how the kernel boots.
     choices: Choices,
     /// Labels that others than linkers go by.
@@ -80,6 +85,7 @@ impl Request {
         if let Some((first, _)) = other {
             return twice(ours, first, theirs);
         }
+        self.theirs.add(theirs.as_bytes());
         match self.symbols.insert(theirs.into(), ours) {
             Some(first) if first != ours => twice(theirs, first, ours),
             _ => Ok(self),
@@ -90,6 +96,7 @@ impl Request {
     /// it, if the file does.
     #[must_use]
     pub fn with_data(mut self, symbol: &str) -> Self {
+        self.wanted.add(symbol.as_bytes());
         self.data.insert(symbol.into());
         self
     }
@@ -98,6 +105,7 @@ impl Request {
     /// address, in whatever section it is.
     #[must_use]
     pub fn with_fixed_data(mut self, symbol: &str) -> Self {
+        self.wanted.add(symbol.as_bytes());
         self.fixed.insert(symbol.into());
         self
     }
@@ -168,7 +176,16 @@ impl Request {
 
     /// What a symbol of theirs is called here.
     pub(super) fn ours(&self, theirs: &[u8]) -> Option<&'static str> {
+        if !self.theirs.may_be(theirs) {
+            return None;
+        }
         self.symbols.get(std::str::from_utf8(theirs).ok()?).copied()
+    }
+
+    /// What symbols are called in the file that are called so here.
+    pub(super) fn every_name<'a>(&'a self, ours: &'a [u8]) -> impl Iterator<Item = Vec<u8>> + 'a {
+        let all = self.symbols.iter().filter(move |(_, name)| name.as_bytes() == ours);
+        all.map(|(theirs, _)| theirs.clone().into_bytes())
     }
 
     /// What a symbol that is called so in the file means.
@@ -196,6 +213,11 @@ impl Request {
     /// Whether the address of this symbol is wanted, as that of a per-CPU variable.
     pub(super) fn wants(&self, data: &str) -> bool {
         self.data.contains(data)
+    }
+
+    /// Whether a name may be that of wanted data, of either kind.
+    pub(super) fn may_want(&self, data: &[u8]) -> bool {
+        self.wanted.may_be(data)
     }
 
     /// Whether it is wanted, as that of data which code reaches relative to its own address.

@@ -25,7 +25,7 @@ pub(super) fn returns<'data, R: Contents<'data>>(
     const LENGTH: u64 = 5;
     let Some(entries) = table.entries(4, &[0], &[]) else { return Ok(None) };
     let mut thunks = Vec::new();
-    for symbol in code.file.symbols() {
+    for symbol in code.file.called(&THUNKS) {
         let symbol = symbol?;
         // Linux compares with the one that all files see.
         if THUNKS.contains(&symbol.name) && !symbol.is_local() {
@@ -139,21 +139,32 @@ pub(super) fn fronts<'data, R: Contents<'data>>(
     sites: &[Site],
     near: &Near<'_>,
 ) -> Vec<(Range<u64>, String)> {
+    let mut fronts = Vec::new();
+    // The sites of one table stand together, and there are many.
+    for pads in sites.chunk_by(|one, next| one.table == next.table) {
+        let bytes = pads.first().map_or(0, |site| front::bytes(&site.table));
+        let pads = pads.iter().filter(|_| bytes > 0);
+        for pad in pads {
+            let ranges = in_front(code, pad.range.start, bytes).filter(|it| near.is_home(it));
+            fronts.extend(ranges.map(|range| (range, pad.table.clone())));
+        }
+    }
+    fronts
+}
+
+/// What may be changed in front of a landing pad that has so many bytes of its own there.
+fn in_front<'data, R: Contents<'data>>(
+    code: &FileCode<'_, 'data, R>,
+    start: u64,
+    bytes: u64,
+) -> impl Iterator<Item = Range<u64>> {
     /// Where the hash is in such kernels: `mov $hash, %r32`.
     const HASHES: [u64; 2] = [32, 64];
     const MOV: u64 = 5;
-    let pads = sites.iter().filter(|site| front::bytes(&site.table) > 0);
-    let mut fronts = Vec::new();
-    for Site { range, table, .. } in pads {
-        let start = range.start;
-        let own = start.saturating_sub(front::bytes(table))..start;
-        let hashes = HASHES.into_iter().filter_map(|by| {
-            let at = start.checked_sub(by)?;
-            let is_mov = matches!(bytes_at::<R, 1>(code, at)?, [0xB8..=0xBF]);
-            is_mov.then_some(at..at + MOV)
-        });
-        let all = std::iter::once(own).chain(hashes);
-        fronts.extend(all.filter(|front| near.is_home(front)).map(|front| (front, table.clone())));
-    }
-    fronts
+    let hashes = HASHES.into_iter().filter_map(move |by| {
+        let at = start.checked_sub(by)?;
+        let is_mov = matches!(bytes_at::<R, 1>(code, at)?, [0xB8..=0xBF]);
+        is_mov.then_some(at..at + MOV)
+    });
+    std::iter::once(start.saturating_sub(bytes)..start).chain(hashes)
 }
