@@ -8,7 +8,7 @@ mod gas;
 use attack::arms::{INTEL, NEVER, TO_SMOD, at};
 use attack::mitigated::{EXIT, LAST_RET, Parts, RSB, mitigated};
 use attack::{proved, refuted, target};
-use switcher_prove::{Clauses, Target};
+use switcher_prove::{Clauses, DataAt, HostData, Target};
 
 /// The last instructions of the exit.
 const END: &str = "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\tret\n\tud2\n";
@@ -361,6 +361,17 @@ fn an_arm_leaves_no_address_of_memory_with_a_guests_values_to_the_host() {
         let code = format!("{}\tmovq\t%rcx, 8(%rsp)\n", at(place));
         refuted(&code, &own_exit("", &code), "exit-scratch");
     }
+    // A word of the kernel's own may be GS base, as Linux's `this_cpu_off` is.
+    let word = HostData::new("this_cpu_off", DataAt::PerCpu(0x1000), 8).unwrap();
+    let of_word = |code: &str| own_exit("", code).with_data(vec![word.clone()]).unwrap();
+    let code = slot("%gs:0x1000");
+    refuted(&code, &of_word(&code), "exit-scratch");
+    let code = "\tmovq\t%gs:0x1000, %rcx\n\taddq\t$0x14, %rcx\n\tmovq\t%rcx, %rax\n";
+    refuted(code, &of_word(code), "untaken-memory");
+    // And so may a word of the TSS that belongs to nobody.
+    let code = slot("%gs:0x1c");
+    refuted(&code, &own_exit("", &code), "exit-scratch");
+    proved("read", &of_word("\tmovq\t%gs:0x1000, %rcx\n\txorl\t%ecx, %ecx\n"));
     // Either arm may come first, and what is done to both may undo what was done to one.
     let joined = |one: &str, other: &str, after: &str| {
         let split = "\tcmpq\t%rsp, %rsp\n";

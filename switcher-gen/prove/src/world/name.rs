@@ -173,6 +173,8 @@ impl Name {
             (Object::Host, Part::Field("gs_base")) => Origin::MixedMemory,
             (Object::Host, Part::Field("rsp") | Part::Register(Gpr::Rsp)) => Origin::HostStack,
             (Object::Tss, Part::Field(field)) if IST.contains(&field) => Origin::MixedMemory,
+            // What is no known field of a struct may hold such an address.
+            (Object::Tss | Object::TssExtra, Part::At(_)) => Origin::MixedMemory,
             (of, _) => match of {
                 Object::Guest | Object::Frame | Object::Pvcs | Object::FsBase | Object::Pkru => {
                     Origin::Guest
@@ -188,14 +190,14 @@ impl Name {
                 | Object::Untraining
                 | Object::Hook
                 | Object::HookStack => Origin::Stale,
-                Object::Sp0 | Object::Ist => Origin::MixedMemory,
+                // Nor does anybody say that a word of the kernel's own is not one.
+                Object::Sp0 | Object::Ist | Object::HostData(_) => Origin::MixedMemory,
                 Object::Host
                 | Object::GuestRoot
                 | Object::OrigAx
                 | Object::Tss
                 | Object::TssExtra
                 | Object::HostStack
-                | Object::HostData(_)
                 | Object::Cr4
                 | Object::Efer
                 | Object::SpecCtrl => Origin::Host,
