@@ -151,7 +151,7 @@ impl<'s> Cpu<'s> {
 
     /// The switcher that is active here.
     #[must_use]
-    pub const fn switcher(&self) -> &Switcher {
+    pub const fn switcher(&self) -> &'s Switcher {
         self.prepared.switcher()
     }
 

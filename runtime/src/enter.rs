@@ -21,6 +21,7 @@ use crate::pcid::{GuestPcid, GuestPcids};
 use crate::prepare::WrongCpu;
 use crate::registers;
 use crate::state::{self, Exchanged, Running, StateError};
+use crate::tables::OwnTables;
 
 /// Why a guest was not entered. The guest is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,7 +103,8 @@ pub enum EnterError {
 
 impl Cpu<'_> {
     /// Runs `guest` until its next exit. Interrupts must be off, and are off on return. Meanwhile
-    /// the switcher's IDT is loaded; on return, also with an error, it is the host's.
+    /// the switcher's IDT is loaded, and with [`Tables::Own`](crate::Tables::Own) another GDT and
+    /// TSS; on return, also with an error, they are the host's.
     ///
     /// What it uses up: KERNEL_GS_BASE (the guest's GS base on return; a host with processes of its
     /// own saves theirs), CR2 (part of the exit: do not read the register later), DR6 (which
@@ -189,7 +191,9 @@ impl Cpu<'_> {
         let switcher = self.prepared.switcher;
         let variant = switcher.variant();
         let Config { pcid, pku, paging, vendor, mitigations, .. } = variant.config();
-        let running = Running::read(cr0, guest, variant.selectors(), self.prepared.then);
+        let of_guests = self.prepared.own.as_ref().map(OwnTables::gdtr);
+        let (selectors, then) = (variant.selectors(), self.prepared.then);
+        let running = Running::read(cr0, guest, selectors, then, of_guests);
         WrongCpu::check(running.flags, running.now.tss, running.then.tss)?;
         state::check_running(&running)?;
         check(guest, variant)?;
@@ -225,6 +229,10 @@ impl Cpu<'_> {
             // 0.
             unsafe { SS::set_reg(kernel_ds) };
         }
+        let own = self.prepared.own.as_ref();
+        // SAFETY: CPL 0, interrupts are off, and this is the CPU of `prepare`, which has looked at
+        // the block's stacks.
+        let host_tables = own.map(|own| (own, unsafe { own.load() }));
         // SAFETY: this is CPL 0, as this function has read CR3; `WrongCpu::check` has found
         // interrupts to be off, and `prepare` the stacks to be there. The entries are in the sealed
         // image of the switcher, which owns the table and is borrowed until the host's is loaded
@@ -257,6 +265,10 @@ impl Cpu<'_> {
         // SAFETY: the switcher has returned, which it does on the host's root; nothing here changes
         // CPU.
         unsafe { host_idt.restore() };
+        if let Some((own, host)) = host_tables {
+            // SAFETY: CPL 0, interrupts are off, and nothing here changes CPU.
+            unsafe { own.restore(host) };
+        }
         // SAFETY: `prepare` was given a valid block; the switcher has returned, so it does not use
         // the block.
         let extra = unsafe { self.tss_extra().read() };

@@ -20,7 +20,8 @@
 //! use switcher_runtime::switcher_gen::arch::{Cr3, Selectors};
 //! use switcher_runtime::switcher_gen::layout::PerCpu;
 //! use switcher_runtime::{
-//!     CodeMapping, Detect, Exit, Guest, GuestRoot, Hooks, HostFeatures, Mode, Switcher, Variant,
+//!     CodeMapping, Detect, Exit, Guest, GuestRoot, Hooks, HostFeatures, Mode, Switcher, Tables,
+//!     Variant,
 //! };
 //!
 //! fn run(
@@ -36,7 +37,7 @@
 //!     let switcher = Switcher::assemble(&variant, hooks, memory).map_err(|_| "not loaded")?;
 //!     // SAFETY: the block is this CPU's alone, its TSS is loaded, and it lies where the code
 //!     // expects it.
-//!     let prepared = unsafe { switcher.prepare(block) }.map_err(|_| "an unfit CPU")?;
+//!     let prepared = unsafe { switcher.prepare(block, Tables::Hosts) }.map_err(|_| "an unfit CPU")?;
 //!     // SAFETY: nothing else writes the MSRs of SYSCALL, and no other code at CPL 3 executes one.
 //!     let mut cpu = unsafe { prepared.activate() }.map_err(|_| "not on this CPU")?;
 //!     let mut guest = Guest::new(features.state().paging);
@@ -108,6 +109,7 @@ mod detect;
 mod enter;
 mod exchange;
 mod exit;
+mod fit;
 mod guest;
 mod has;
 mod hooks;
@@ -120,22 +122,25 @@ mod prepare;
 mod refused;
 mod registers;
 mod state;
+mod tables;
 
 pub use cpu::{Cpu, DeactivateError};
 pub use debug::{Access, DebugError, GuestDebug, Width};
 pub use detect::Detect;
 pub use enter::EnterError;
 pub use exit::{DebugCauses, Detail, Exception, Exit};
+pub use fit::PrepareError;
 pub use guest::{DataSelectors, Guest, GuestError, GuestRoot, PvcsPage};
 pub use hooks::{ExceptionHandler, FatalHook, Hook, Hooks, ReturnThunk};
 pub use load::{CodeMapping, LoadError, Protection, StillPrepared, Switcher};
 pub use mapping::{Mapping, MappingList, Purpose, Rights};
 pub use pcid::{BadPcids, GuestPcid, GuestPcids, NotAGuests};
 pub use predictors::{Barriers, Domain};
-pub use prepare::{PrepareError, Prepared, WrongCpu};
+pub use prepare::{Prepared, WrongCpu};
 pub use refused::Refused;
 pub use registers::DescriptorTablePointer;
 pub use state::{CPU_STATE, Care, Entry, State, StateError, document, exchanged};
 pub use switcher_gen::arch::HostFeatures;
 pub use switcher_gen::layout::Mode;
 pub use switcher_gen::{self, Variant};
+pub use tables::{Tables, TablesError};

@@ -5,16 +5,15 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
-use raw_cpuid::CpuIdReaderNative;
-use switcher_gen::arch::{HostFeatures, PagingMode, RFlags, Speculation};
-use switcher_gen::asm::Label;
-use switcher_gen::layout::{IstTop, PerCpu, Placement, Tss, TssExtra};
+use switcher_gen::Config;
+use switcher_gen::arch::{HostFeatures, RFlags};
+use switcher_gen::layout::{IstTop, PerCpu, TssExtra};
 use switcher_gen::mitigations::Assessment;
-use switcher_gen::{Config, Gate, Mitigation, Mitigations, NoVariant, Variant};
 use x86_64::registers::control::{Cr4, Cr4Flags};
 
 use crate::barrier;
 use crate::detect::{self, Detect};
+use crate::fit::{Checked, PrepareError};
 use crate::has::Has;
 use crate::load::Switcher;
 use crate::mapping::MappingList;
@@ -22,7 +21,8 @@ use crate::pcid::CleanRoots;
 use crate::predictors::{Barriers, Predictors};
 use crate::refused::Refused;
 use crate::registers::{self, DescriptorTablePointer};
-use crate::state::{self, Control, Host, StateError};
+use crate::state::{self, Control};
+use crate::tables::{OwnTables, Tables};
 
 /// A CPU that can use a switcher, which is not [active](Self::activate) there: its registers are
 /// the host's. Not `Send`: it is the CPU it was made on.
@@ -33,6 +33,8 @@ pub struct Prepared<'s> {
     pub(crate) has: Has,
     /// What `prepare` has found, and `activate` makes of it, with which `enter` compares.
     pub(crate) then: Control,
+    /// The GDT and the TSS of guests' runs, if they are others than the host's.
+    pub(crate) own: Option<OwnTables>,
     pub(crate) clean: CleanRoots,
     pub(crate) predictors: Predictors,
     pub(crate) barriers: Barriers,
@@ -73,70 +75,6 @@ impl WrongCpu {
     }
 }
 
-/// Why a CPU cannot use a switcher. The CPU is left as it was.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PrepareError {
-    /// Interrupts are enabled: what is found on one CPU could be written to another one.
-    #[error("interrupts are enabled: disable them around `prepare`")]
-    InterruptsEnabled,
-    /// There is no variant for this CPU as it is set up.
-    #[error(transparent)]
-    NoVariant(#[from] NoVariant),
-    /// The switcher was emitted for another kind of CPU or paging mode.
-    #[error("this CPU needs variant `{needed}`, but `{assembled}` is loaded")]
-    OtherVariant {
-        /// What [`Variant::for_host`] says here, under the policy and with the mitigations that
-        /// were chosen.
-        needed: Variant,
-        /// The variant that was assembled.
-        assembled: Variant,
-    },
-    /// The switcher writes an MSR that this CPU lacks: an exit would fault.
-    #[error("this switcher has `{0}`, whose MSR this CPU lacks: assemble one without")]
-    Mitigation(Mitigation),
-    /// The per-CPU block does not lie where the code looks for it.
-    #[error(
-        "the per-CPU block is at {per_cpu:#x}, but this switcher is for the CPU whose block is at \
-         {wanted:#x}, a page in front of its code"
-    )]
-    OtherBlock {
-        /// The address of the block that `prepare` was given.
-        per_cpu: u64,
-        /// The address at which the code looks for its block.
-        wanted: u64,
-    },
-    /// The stack at sp0 would not put event frames where the switcher looks for them.
-    #[error(
-        "sp0 is {sp0:#x}: it must be the 16-byte aligned top of a stack of {least} bytes",
-        least = MappingList::LEAST_ENTRY_STACK,
-    )]
-    Sp0 {
-        /// The value of sp0.
-        sp0: u64,
-    },
-    /// A stack of the IST cannot be used: an event that may come at any instruction would have none
-    /// of its own.
-    #[error(
-        "IST {index} is {top:#x}: it must be the 16-byte aligned top of a stack of {least} bytes \
-         that no other event has, with {} bytes above it",
-        size_of::<IstTop>(),
-        least = MappingList::LEAST_STACK,
-    )]
-    Ist {
-        /// 1 for #DF, 2 for NMI, 3 for #DB, 4 for #MC.
-        index: u8,
-        /// The address that the TSS has for this stack.
-        top: u64,
-    },
-    /// A register or a structure that guests see, change or are ruled by is not as it has to be.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// A guest runs on this CPU.
-    #[error("a guest is running on this CPU: host_rsp is not zero")]
-    GuestRunning,
-}
-
 impl Switcher {
     /// Finds out whether this CPU can use the switcher, and writes an [`IstTop`] where the TSS's
     /// IST 1 to 4 point. No register is changed. This is done once: it asks CPUID a few dozen
@@ -168,10 +106,18 @@ impl Switcher {
     /// * IST 1 to 4 of the TSS point to [`IstTop`]s, writable and nobody else's, above stacks of at
     ///   least [`MappingList::LEAST_STACK`] bytes each, and as many more as the host's
     ///   [`Hooks`](crate::Hooks) need;
-    /// * the hooks are as [`Hooks`](crate::Hooks) asks.
-    pub unsafe fn prepare(&self, per_cpu: NonNull<PerCpu>) -> Result<Prepared<'_>, PrepareError> {
-        // SAFETY: the caller vouches that `per_cpu` is valid for reads.
-        let Checked { stacks, has, then } = unsafe { self.check(per_cpu) }?;
+    /// * the hooks are as [`Hooks`](crate::Hooks) asks;
+    /// * with [`Tables::Own`], the host's GDT is all the time where that says, and neither its
+    ///   descriptor for TR nor the LDT's changes while a guest runs; the host's handlers of NMIs
+    ///   and machine checks can be called on the block's stacks of IST 2 and 4, with the GDT that
+    ///   was made, and have enough room there.
+    pub unsafe fn prepare(
+        &self,
+        per_cpu: NonNull<PerCpu>,
+        tables: Tables<'_>,
+    ) -> Result<Prepared<'_>, PrepareError> {
+        // SAFETY: the caller vouches that `per_cpu` is valid for reads, and for the tables.
+        let Checked { stacks, has, then, own } = unsafe { self.check(per_cpu, tables) }?;
         for top in stacks {
             let top = core::ptr::with_exposed_provenance_mut::<IstTop>(top as usize);
             let mut content = IstTop::default();
@@ -186,6 +132,7 @@ impl Switcher {
             per_cpu,
             has,
             then,
+            own,
             clean: CleanRoots::unknown(),
             predictors: Predictors::unknown(),
             barriers: Barriers::Enter,
@@ -193,51 +140,9 @@ impl Switcher {
         })
     }
 
-    /// Makes all checks of `prepare`. What it allocates, it has freed when it returns.
-    ///
-    /// # Safety
-    /// Must be called at CPL 0; `per_cpu` is valid for reads.
-    unsafe fn check(&self, per_cpu: NonNull<PerCpu>) -> Result<Checked, PrepareError> {
-        check_flags(registers::flags())?;
-        let assembled = *self.variant();
-        let selectors = assembled.selectors();
-        let features = HostFeatures::detect();
-        let Config { policy, mitigations, paging, .. } = assembled.config();
-        let needed = Variant::for_host(&features, selectors)?;
-        // The policy is the host's to choose, whatever its CPU. The mitigations are, too, but those
-        // of another vendor remain a difference.
-        let config = Config { policy, mitigations, ..needed.config() };
-        let needed = Variant::new(config, selectors).unwrap_or(needed);
-        if needed != assembled {
-            return Err(PrepareError::OtherVariant { needed, assembled });
-        }
-        check_mitigations(mitigations, features.speculation())?;
-        check_block(policy.placement, per_cpu.as_ptr() as u64, self.base())?;
-        // SAFETY: the caller vouches that `per_cpu` is valid for reads.
-        let PerCpu { tss, tss_extra } = unsafe { per_cpu.read() };
-        let sp0 = u64::from(tss.sp0);
-        let room = sp0 > MappingList::LEAST_ENTRY_STACK;
-        if !room || !sp0.is_multiple_of(16) || !paging.is_canonical(sp0) {
-            return Err(PrepareError::Sp0 { sp0 });
-        }
-        let stacks = check_stacks(&tss, paging)?;
-        if tss_extra.host_rsp != 0 {
-            return Err(PrepareError::GuestRunning);
-        }
-        let has = Has::from_cpuid(&CpuIdReaderNative, state::pebs_is_unavailable);
-        let tss_address = per_cpu.as_ptr() as u64 + PerCpu::tss.bytes() as u64;
-        let host = Host::read(has, paging, selectors, tss_address, tss.iomap_base);
-        state::check_host(&host)?;
-        let now = Control::read();
-        let fsgsbase = Cr4Flags::FSGSBASE.bits();
-        let then =
-            Control { cr4: now.cr4 | fsgsbase, lstar: self.address(Label::Syscall64), ..now };
-        Ok(Checked { stacks, has, then })
-    }
-
     /// What every guest root that is entered on the CPU with this block must map: the list that
     /// [`Prepared::mappings`] returns once that CPU is prepared. It is for hosts that make roots
-    /// before. GDTR is read: it must be the one that guests run with.
+    /// before, and for guests that run with the host's GDT, which is read from GDTR.
     #[must_use]
     pub fn mappings_of(&self, block: &PerCpu, address: u64) -> MappingList {
         self.mappings_with(block, address, DescriptorTablePointer::gdtr())
@@ -255,14 +160,7 @@ impl Switcher {
     }
 }
 
-/// What `prepare` has found out before it changes anything.
-struct Checked {
-    stacks: [u64; Gate::STACKS.len()],
-    has: Has,
-    then: Control,
-}
-
-impl Prepared<'_> {
+impl<'s> Prepared<'s> {
     /// What the faults of **this** CPU ask for as it is set up now, and what the host has not done
     /// about them. A variant is chosen once, but each CPU has MSRs of its own: one whose SPEC_CTRL
     /// differs from the others' may need more than the variant has, which
@@ -281,12 +179,12 @@ impl Prepared<'_> {
 
     /// The switcher that this CPU can use.
     #[must_use]
-    pub const fn switcher(&self) -> &Switcher {
+    pub const fn switcher(&self) -> &'s Switcher {
         self.switcher
     }
 
     /// What every guest root that is entered on this CPU must map, as the host's root does. The
-    /// list is the same wherever this is called: the GDT is that of `prepare`. Besides the list, a
+    /// list is the same wherever this is called: the GDT is that of `prepare`, or the one that it has made. Besides the list, a
     /// root maps [`PvcsPage::mapping`](crate::PvcsPage::mapping). The host's IDT and its handlers
     /// are not in the list: while a guest's root is loaded, that IDT is not.
     ///
@@ -306,7 +204,7 @@ impl Prepared<'_> {
     pub fn mappings(&self) -> MappingList {
         // SAFETY: `prepare` was given a block that is valid for reads. No guest is running.
         let block = unsafe { self.per_cpu.read() };
-        self.switcher.mappings_with(&block, self.per_cpu.addr().get() as u64, self.then.gdtr)
+        self.switcher.mappings_with(&block, self.per_cpu.addr().get() as u64, self.gdtr_of_guests())
     }
 
     /// To be called before code of the host's at CPL 3 runs on this CPU, such as the user part of a
@@ -382,6 +280,11 @@ impl Prepared<'_> {
         self.switcher.prepared.fetch_sub(1, Ordering::AcqRel);
     }
 
+    /// The GDT that is loaded while a guest runs.
+    pub(crate) fn gdtr_of_guests(&self) -> DescriptorTablePointer {
+        self.own.as_ref().map_or(self.then.gdtr, OwnTables::gdtr)
+    }
+
     /// Whether this code runs on the CPU of `prepare`, and stays there.
     pub(crate) fn is_here(&self) -> Result<(), WrongCpu> {
         let tss = state::tss_of(DescriptorTablePointer::gdtr(), registers::tr());
@@ -438,67 +341,9 @@ fn flush_all_translations() {
     }
 }
 
-const fn check_flags(flags: RFlags) -> Result<(), PrepareError> {
-    if flags.contains(RFlags::IF) { Err(PrepareError::InterruptsEnabled) } else { Ok(()) }
-}
-
-/// Checks that the MSRs exist which the mitigations write.
-fn check_mitigations(mitigations: Mitigations, has: Speculation) -> Result<(), PrepareError> {
-    let wanted = [(Mitigation::Ibrs, Speculation::IBRS), (Mitigation::Ibpb, Speculation::IBPB)];
-    let is_lacking =
-        |(one, msr): &(Mitigation, _)| mitigations.contains(*one) && !has.contains(*msr);
-    match wanted.into_iter().find(is_lacking) {
-        Some((one, _)) => Err(PrepareError::Mitigation(one)),
-        None => Ok(()),
-    }
-}
-
-/// Checks the stacks that the switcher's gates name: each must lie apart from the others and from
-/// that at sp0. Returns the addresses to which the TSS's IST 1 to 4 point.
-fn check_stacks(tss: &Tss, paging: PagingMode) -> Result<[u64; Gate::STACKS.len()], PrepareError> {
-    let ist = [tss.ist1, tss.ist2, tss.ist3, tss.ist4].map(u64::from);
-    const { assert!(matches!(Gate::STACKS, [1, 2, 3, 4]), "the four that are looked at") };
-    for (index, top) in Gate::STACKS.into_iter().zip(ist) {
-        let others = ist.into_iter().chain([u64::from(tss.sp0)]);
-        // A stack is among the `others`, and overlaps itself: the count is 1.
-        let overlapping = others
-            .filter(|other| {
-                other.abs_diff(top) < MappingList::LEAST_STACK + size_of::<IstTop>() as u64
-            })
-            .count();
-        let room = top > MappingList::LEAST_STACK && paging.is_canonical(top);
-        if !room || !top.is_multiple_of(align_of::<IstTop>() as u64) || overlapping != 1 {
-            return Err(PrepareError::Ist { index, top });
-        }
-    }
-    Ok(ist)
-}
-
-/// Checks that code which reaches the block relative to RIP is used with the block right before it:
-/// such code serves one CPU.
-const fn check_block(placement: Placement, per_cpu: u64, code: u64) -> Result<(), PrepareError> {
-    let wanted = code.wrapping_sub(PerCpu::BEFORE_CODE);
-    match placement {
-        Placement::PerCpu if per_cpu != wanted => Err(PrepareError::OtherBlock { per_cpu, wanted }),
-        Placement::PerCpu | Placement::Gs => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::string::ToString;
-
-    #[test]
-    fn a_mitigation_whose_msr_does_not_exist_is_refused() {
-        let wanted = Mitigations { ibrs: true, ibpb: true, ..Mitigations::NONE };
-        let check = |has| check_mitigations(wanted, has).map_err(|error| error.to_string());
-        assert_eq!(check(Speculation::IBRS | Speculation::IBPB), Ok(()));
-        let refused = check(Speculation::IBRS).unwrap_err();
-        assert!(refused.starts_with("this switcher has `ibpb`, whose MSR this CPU lacks"));
-        assert!(check(Speculation::IBPB).unwrap_err().contains("`ibrs`"));
-        assert!(check_mitigations(Mitigations::NONE, Speculation::empty()).is_ok());
-    }
 
     #[test]
     fn what_is_about_one_cpu_is_done_there_and_without_interrupts() {
@@ -508,60 +353,11 @@ mod tests {
         let elsewhere = WrongCpu::OtherCpu { found: 0x2000, expected: 0x1000 };
         assert_eq!(WrongCpu::check(fixed, 0x2000, 0x1000), Err(elsewhere));
         assert_eq!(WrongCpu::check(enabled, 0x1000, 0x1000), Err(WrongCpu::InterruptsEnabled));
-        assert_eq!(check_flags(fixed), Ok(()));
-        assert_eq!(check_flags(enabled), Err(PrepareError::InterruptsEnabled));
     }
 
     #[test]
     fn a_cpu_without_guests_has_none_of_their_translations_nor_of_their_training() {
         assert_eq!(Cleanup::of(true), [Cleanup::Translations, Cleanup::Training]);
         assert_eq!(Cleanup::of(false), [Cleanup::Training]);
-    }
-
-    #[test]
-    fn four_stacks_are_there_aligned_and_apart_or_refused_by_number() {
-        let tss = |ist: [u64; 4], sp0: u64| {
-            let mut tss = Tss::default();
-            [tss.ist1, tss.ist2, tss.ist3, tss.ist4] = ist.map(Into::into);
-            tss.sp0 = sp0.into();
-            tss
-        };
-        let good = [0x1FF0, 0x2FF0, 0x3FF0, 0x4FF0];
-        assert_eq!(check_stacks(&tss(good, 0x6000), PagingMode::FourLevel), Ok(good));
-        for index in 0..4 {
-            for bad in [
-                0,
-                0x100,
-                0x8008,
-                0x6000,
-                0x6000 + 0x100,
-                good[(index + 1) % 4],
-                1 << 47,
-                0xFF10 << 48,
-            ] {
-                let mut ist = good;
-                ist[index] = bad;
-                let refused = check_stacks(&tss(ist, 0x6000), PagingMode::FourLevel).unwrap_err();
-                assert!(
-                    matches!(refused, PrepareError::Ist { index: found, top }
-                        if top == bad && (usize::from(found) == index + 1 || index == 3)),
-                    "{refused}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn per_cpu_code_is_for_the_block_in_front_of_it_alone() {
-        let code = 0xFFFF_FE80_0000_0000;
-        let block = code - PerCpu::BEFORE_CODE;
-        assert!(check_block(Placement::PerCpu, block, code).is_ok());
-        assert!(check_block(Placement::Gs, 0xFFFF_FE00_0000_0000, code).is_ok());
-        for per_cpu in [code, block - 0x100, block + 0x100] {
-            let refused = check_block(Placement::PerCpu, per_cpu, code);
-            assert!(
-                matches!(refused, Err(PrepareError::OtherBlock { wanted, .. }) if wanted == block)
-            );
-        }
     }
 }

@@ -174,15 +174,17 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Reads all values, at CPL 0.
+    /// Reads all values, at CPL 0. With a GDT that is loaded for guests alone, what is read is that
+    /// table, and LDTR is null while they run.
     pub(crate) fn read(
         has: Has,
         paging: PagingMode,
         selectors: Selectors,
-        tss: u64,
-        iomap_base: u16,
+        of_guests: Option<DescriptorTablePointer>,
+        (tss, iomap_base): (u64, u16),
     ) -> Self {
-        let gdtr = DescriptorTablePointer::gdtr();
+        let gdtr = of_guests.unwrap_or_else(DescriptorTablePointer::gdtr);
+        let ldtr = if of_guests.is_some() { 0 } else { registers::ldtr() };
         let cr4 = registers::cr4();
         let (gdt_base, gdt_limit) = (gdtr.base(), gdtr.limit());
         let entries = if is_within_a_page(gdt_base, gdt_limit) { gdt_limit / 8 + 1 } else { 0 };
@@ -207,7 +209,7 @@ impl Host {
             s_cet,
             user_msr_ctl,
             sev_status,
-            ldtr: registers::ldtr(),
+            ldtr,
             tr: registers::tr(),
             gdt_base,
             gdt_limit,
@@ -303,9 +305,19 @@ impl Running {
     /// Reads the values, at CPL 0, except for `cr0`, which was read before anything else. No
     /// descriptor is read for the switcher's own selectors and null ones, because `prepare` has
     /// checked these.
-    pub(crate) fn read(cr0: u64, guest: &Guest, selectors: Selectors, then: Control) -> Self {
+    /// With a GDT that is loaded for guests alone, descriptors are those of that table, and LDTR is
+    /// null while they run.
+    pub(crate) fn read(
+        cr0: u64,
+        guest: &Guest,
+        selectors: Selectors,
+        then: Control,
+        of_guests: Option<DescriptorTablePointer>,
+    ) -> Self {
         let now = Control::read();
-        let entry = |selector| if selector > NULL { descriptor(now.gdtr, selector) } else { 0 };
+        let gdtr = of_guests.unwrap_or(now.gdtr);
+        let ldtr = if of_guests.is_some() { 0 } else { registers::ldtr() };
+        let entry = |selector| if selector > NULL { descriptor(gdtr, selector) } else { 0 };
         let hosts = registers::data_selectors();
         let code_and_stack = [guest.regs.cs as u16, guest.regs.ss as u16];
         let data = guest.selectors.as_array();
@@ -322,7 +334,7 @@ impl Running {
             cr0,
             now,
             then,
-            ldtr: registers::ldtr(),
+            ldtr,
             dr7: registers::dr7(),
             hosts,
             hosts_descriptors: hosts.map(entry),
@@ -899,6 +911,7 @@ cpu_state! {
         why "A gate of DPL 3 leads to ring 0; a stack of 16 bits leaks the host's RSP by IRETQ; loading a descriptor that is not marked as accessed writes to the GDT.",
         care [
             Checked("`prepare` judges every entry up to the limit, and refuses what is not known to be safe; `enter` finds the same base and limit"),
+            Enter("a GDT that `prepare` has made is loaded around the guest, with `Tables::Own`"),
             Duty { name: "GDT entries", what: "while the CPU is prepared, none becomes what `prepare` would refuse: in a host whose threads have entries of their own, those of the thread that enters count, and a 16-bit one is cleared before" },
         ],
         prepare [gdt_is_bounded, gdt_entries_are_safe, selectors_are_as_star_has_them],
@@ -917,7 +930,10 @@ cpu_state! {
     Ldtr: "LDTR",
         rows [LdtGate],
         why "A guest that has memory where a forgotten LDT points makes itself a call gate.",
-        care [Checked("it must be null")],
+        care [
+            Checked("it must be null"),
+            Enter("null while a guest runs, and the host's again, with `Tables::Own`"),
+        ],
         prepare [|host| ldtr_is_null(host.ldtr)],
         enter [|it| ldtr_is_null(it.ldtr)],
         exchange [];
@@ -926,6 +942,7 @@ cpu_state! {
         why "Stacks of events, and the ports that CPL 3 may use.",
         care [
             Checked("it must be the per-CPU block's TSS, whole, with no I/O bitmap within its limit; `enter` finds the same selector"),
+            Enter("the block's TSS is loaded around the guest, with `Tables::Own`"),
             Duty { name: "TR's limit", what: "TR's descriptor is as LTR has found it: the CPU keeps the base and the limit that it read then, which no instruction shows. A host that has changed the descriptor loads TR again before it prepares the CPU" },
             Duty { name: "I/O bitmap", what: "while the CPU is prepared, the TSS's I/O map base stays beyond its limit: a host that gives threads ports moves it back before it enters a guest" },
         ],

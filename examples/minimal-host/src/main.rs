@@ -30,7 +30,7 @@ use hw_platform::memory::{AddressSpace, Flags, Frame, MapError};
 use hw_platform::{Platform, hooks, percpu, serial_println};
 use switcher_runtime::switcher_gen::arch::{Cr3, Selectors};
 use switcher_runtime::{Detect, Exit, Guest, GuestRoot, HostFeatures, Mapping, Mode, PvcsPage};
-use switcher_runtime::{Switcher, Variant};
+use switcher_runtime::{Switcher, Tables, Variant};
 
 hw_platform::kernel_main!(main);
 
@@ -62,7 +62,7 @@ fn main(_: Platform) -> ! {
     let block = or_stop(NonNull::new(percpu::block(0)).ok_or("no per-CPU block"));
     // SAFETY: the block holds the TSS that this CPU has loaded, with a stack at sp0 and four in the
     // IST, and nobody else uses it; the hooks are as the runtime asks.
-    let prepared = or_stop(unsafe { switcher.prepare(block) });
+    let prepared = or_stop(unsafe { switcher.prepare(block, Tables::Hosts) });
     // SAFETY: nothing else writes the MSRs of SYSCALL from now on, and CPL 3 has the guest only.
     let mut cpu = or_stop(unsafe { prepared.activate() });
 

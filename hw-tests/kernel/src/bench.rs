@@ -75,6 +75,11 @@ impl Bench {
         Ok((host, &self.before))
     }
 
+    /// Gives a CPU back that was taken.
+    pub(crate) fn put_host(&mut self, host: BareMetal<'static>) {
+        self.host = Some(host);
+    }
+
     /// The other CPUs, if they still run the case list.
     pub(crate) fn take_others(&mut self) -> Option<Others> {
         self.others.take()

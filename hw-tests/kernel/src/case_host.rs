@@ -273,6 +273,11 @@ impl<'s> BareMetal<'s> {
         &mut self.cpu
     }
 
+    /// Whether setups may have a breakpoint on execution.
+    pub(crate) const fn has_breakpoints(&self) -> bool {
+        self.breakpoints
+    }
+
     /// Does something while the switcher is not active, as a host does between two runs.
     pub(crate) fn inactive<R>(self, between: impl FnOnce() -> R) -> Result<(Self, R), String> {
         let prepared = self.cpu.deactivate().map_err(|refused| format!("{refused}"))?;

@@ -10,7 +10,7 @@ use hw_cases::Expected;
 use hw_platform::memory::Frame;
 use hw_platform::{cpu, gs, memory, percpu};
 use switcher_runtime::{
-    DescriptorTablePointer, EnterError, Guest, Mode, PrepareError, State, StateError,
+    DescriptorTablePointer, EnterError, Guest, Mode, PrepareError, State, StateError, Tables,
 };
 
 use crate::case_host::BareMetal;
@@ -43,7 +43,7 @@ pub(crate) fn by_prepare(host: &BareMetal<'_>) -> Result<StateError, String> {
     let block = NonNull::new(percpu::block(0)).ok_or("no block")?;
     // SAFETY: the CPU is prepared already, with this block. If `prepare` refuses, it changes
     // nothing; if it does not, it writes the same values once more.
-    match cpu::tracked(|| unsafe { host.cpu().switcher().prepare(block) }) {
+    match cpu::tracked(|| unsafe { host.cpu().switcher().prepare(block, Tables::Hosts) }) {
         Err(PrepareError::State(why)) => Ok(why),
         Err(other) => Err(format!("`prepare` said {other}")),
         Ok(_) => Err("`prepare` had no objection".into()),

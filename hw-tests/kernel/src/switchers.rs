@@ -11,7 +11,9 @@ use hw_platform::{cpu, exit, hooks, percpu, segments, smp};
 use switcher_runtime::switcher_gen::arch::Vendor;
 use switcher_runtime::switcher_gen::layout::Placement;
 use switcher_runtime::switcher_gen::{Config, Mitigations};
-use switcher_runtime::{Detect, GuestPcids, HostFeatures, Switcher, Variant};
+use switcher_runtime::{
+    Detect, GuestPcids, HostFeatures, PrepareError, Prepared, Switcher, Tables, Variant,
+};
 
 use crate::case_host::BareMetal;
 
@@ -66,16 +68,18 @@ pub(crate) fn with_untraining(variant: Variant) -> Variant {
 
 /// Makes the switcher active on the CPU on which this runs, and makes guests' memory for it.
 pub(crate) fn host_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> BareMetal<'static> {
-    let switcher = switchers.of(cpu);
+    host_of(switchers.of(cpu), cpu, breakpoints, Tables::Hosts)
+}
+
+/// The same of one switcher, with these tables for guests.
+pub(crate) fn host_of(
+    switcher: &'static Switcher,
+    cpu: usize,
+    breakpoints: bool,
+    tables: Tables<'_>,
+) -> BareMetal<'static> {
     let variant = switcher.variant();
-    let Some(block) = NonNull::new(percpu::block(cpu)) else {
-        fatal(&"the per-CPU block is at address 0")
-    };
-    // SAFETY: the block is this CPU's, its TSS is loaded, and sp0 and IST 1 to 4 are the tops of
-    // stacks that nobody else uses, with room for what lies above and for the hooks of hooks.rs,
-    // which are as the runtime asks.
-    let prepared = cpu::tracked(|| unsafe { switcher.prepare(block) });
-    let prepared = prepared.unwrap_or_else(|why| fatal(&why));
+    let prepared = prepared(switcher, cpu, tables).unwrap_or_else(|why| fatal(&why));
     // SAFETY: nothing else writes the SYSCALL MSRs, and CPL 3 has guests only.
     let cpu = unsafe { prepared.activate() }.unwrap_or_else(|refused| fatal(&refused));
     let platform = hw_cases::Platform {
@@ -88,6 +92,21 @@ pub(crate) fn host_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> Ba
     };
     let pcid = HostFeatures::detect().state().pcid_enabled();
     BareMetal::new(cpu, platform, pcid, breakpoints).unwrap_or_else(|why| fatal(&why))
+}
+
+/// Prepares the CPU on which this runs for a switcher.
+pub(crate) fn prepared<'s>(
+    switcher: &'s Switcher,
+    cpu: usize,
+    tables: Tables<'_>,
+) -> Result<Prepared<'s>, PrepareError> {
+    let Some(block) = NonNull::new(percpu::block(cpu)) else {
+        fatal(&"the per-CPU block is at address 0")
+    };
+    // SAFETY: the block is this CPU's, its TSS is loaded or will be, and sp0 and IST 1 to 4 are the
+    // tops of stacks that nobody else uses, with room for what lies above and for the hooks of
+    // hooks.rs, which are as the runtime asks.
+    cpu::tracked(|| unsafe { switcher.prepare(block, tables) })
 }
 
 /// Ends the run: without a switcher there is nothing to test.

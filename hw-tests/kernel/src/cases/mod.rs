@@ -22,7 +22,8 @@
 //! 14. `debug_registers`: the host's own breakpoints and DEBUGCTL.
 //! 15. `segments`: segment registers and FS base.
 //! 16. `guests`: guests of several machines.
-//! 17. `teardown`: the switcher is taken away.
+//! 17. `tables`: a GDT and a TSS that are not the host's.
+//! 18. `teardown`: the switcher is taken away.
 
 mod compat;
 mod control;
@@ -38,6 +39,7 @@ mod returns;
 mod roots;
 mod second_nmi;
 mod segments;
+mod tables;
 mod teardown;
 mod tracking;
 mod unexpected;
@@ -68,6 +70,7 @@ pub(crate) const TABLES: &[&[HostCase]] = &[
     debug_registers::CASES,
     segments::CASES,
     guests::CASES,
+    tables::CASES,
     teardown::CASES,
 ];
 

@@ -15,7 +15,7 @@ use switcher_runtime::switcher_gen::arch::Msr as MsrName;
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{PerCpu, Placement};
 use switcher_runtime::switcher_gen::{Config, Mitigations, Policy};
-use switcher_runtime::{Cpu, DeactivateError, Mode, Refused, Switcher, Variant};
+use switcher_runtime::{Cpu, DeactivateError, Mode, Refused, Switcher, Tables, Variant};
 use x86_64::registers::model_specific::Msr;
 
 use crate::bench::{Control, Ended, HostCase};
@@ -124,7 +124,7 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
 fn with_another(other: &Switcher, block: NonNull<PerCpu>) -> Result<Cpu<'_>, String> {
     // SAFETY: the block is as it was for the first switcher, which this CPU has given up; no guest
     // is entered.
-    let prepared = cpu::tracked(|| unsafe { other.prepare(block) });
+    let prepared = cpu::tracked(|| unsafe { other.prepare(block, Tables::Hosts) });
     let prepared = prepared.map_err(|why| format!("{why}"))?;
     // SAFETY: nothing else writes the MSRs of SYSCALL, which nobody executes.
     unsafe { prepared.activate() }.map_err(|refused| format!("{refused}"))
@@ -147,7 +147,7 @@ fn under_a_gs_base_of_the_hosts(other: &Switcher, block: NonNull<PerCpu>) -> Res
     unsafe { gs::set_base(OWN) };
     let ended = (|| -> Result<u64, String> {
         // SAFETY: the block is as it was for the switchers before; no guest is entered.
-        let prepared = cpu::tracked(|| unsafe { other.prepare(block) });
+        let prepared = cpu::tracked(|| unsafe { other.prepare(block, Tables::Hosts) });
         let prepared = prepared.map_err(|why| format!("{why}"))?;
         memory::watch(OWN);
         // SAFETY: nothing else writes the MSRs of SYSCALL, which nobody executes.
