@@ -148,9 +148,9 @@ impl Cpu<'_> {
     }
 
     /// Does what [`enter`](Self::enter) does, but leaves the call itself to `call`: for hosts that
-    /// must do something of their own directly around it. `call` itself is called indirectly,
-    /// unless the compiler sees which function it is: a host whose indirect calls must be
-    /// retpolines compiles this crate with them, like the rest of its code.
+    /// must do something of their own directly around it, with `context`. `call` itself is called
+    /// indirectly, unless the compiler sees which function it is: a host whose indirect calls must
+    /// be retpolines compiles this crate with them, like the rest of its code.
     ///
     /// # Errors
     /// The errors are those of [`enter`](Self::enter).
@@ -164,15 +164,16 @@ impl Cpu<'_> {
     /// ([`Hooks::fatal`](crate::Hooks::fatal)). The following must be kept, too.
     ///
     #[doc = include_str!("../EXCHANGED.md")]
-    pub unsafe fn enter_with(
+    pub unsafe fn enter_with<C>(
         &mut self,
         guest: &mut Guest,
-        call: unsafe fn(u64) -> *mut PtRegs,
+        call: unsafe fn(u64, &mut C) -> *mut PtRegs,
+        context: &mut C,
     ) -> Result<Exit, EnterError> {
         let cr0 = cr0_first();
         // SAFETY: the caller says what `call` does with the entry of the switcher, which `run`
         // passes.
-        let call = |entry| unsafe { call(entry) };
+        let call = |entry| unsafe { call(entry, context) };
         // SAFETY: the caller vouches that `call` does what `run` asks, which is what this function
         // asks.
         unsafe { self.run(cr0, guest, call) }

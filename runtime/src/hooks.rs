@@ -54,8 +54,10 @@ pub type ExceptionHandler = unsafe extern "C" fn();
 /// * `exception` keeps to what [`ExceptionHandler`] says, and code that may raise exceptions has
 ///   below its RSP the room of an event ([`IstTop::LEAST`](switcher_gen::layout::IstTop::LEAST)
 ///   bytes);
-/// * they find their CPU by GS base alone (not by FS, RDPID or RDTSCP), access no user pages, and
-///   keep to what follows.
+/// * they find their CPU by GS base alone (not by FS, RDPID or RDTSCP): what they need of the
+///   host's lies, or is pointed to, behind the per-CPU block, at
+///   [`PerCpu::TAIL`](switcher_gen::layout::PerCpu::TAIL); they access no user pages, and keep to
+///   what follows.
 ///
 #[doc = include_str!("../EXCHANGED.md")]
 #[derive(Clone, Copy, Debug)]

@@ -37,7 +37,8 @@
 //!     let switcher = Switcher::assemble(&variant, hooks, memory).map_err(|_| "not loaded")?;
 //!     // SAFETY: the block is this CPU's alone, its TSS is loaded, and it lies where the code
 //!     // expects it.
-//!     let prepared = unsafe { switcher.prepare(block, Tables::Hosts) }.map_err(|_| "an unfit CPU")?;
+//!     let prepared = unsafe { switcher.prepare(block, Tables::Hosts) };
+//!     let prepared = prepared.map_err(|_| "an unfit CPU")?;
 //!     // SAFETY: nothing else writes the MSRs of SYSCALL, and no other code at CPL 3 executes one.
 //!     let mut cpu = unsafe { prepared.activate() }.map_err(|_| "not on this CPU")?;
 //!     let mut guest = Guest::new(features.state().paging);

@@ -184,9 +184,10 @@ impl<'s> Prepared<'s> {
     }
 
     /// What every guest root that is entered on this CPU must map, as the host's root does. The
-    /// list is the same wherever this is called: the GDT is that of `prepare`, or the one that it has made. Besides the list, a
-    /// root maps [`PvcsPage::mapping`](crate::PvcsPage::mapping). The host's IDT and its handlers
-    /// are not in the list: while a guest's root is loaded, that IDT is not.
+    /// list is the same wherever this is called: the GDT is that of `prepare`, or the one that it
+    /// has made. Besides the list, a root maps [`PvcsPage::mapping`](crate::PvcsPage::mapping). The
+    /// host's IDT and its handlers are not in the list: while a guest's root is loaded, that IDT is
+    /// not.
     ///
     /// ```no_run
     /// # use switcher_runtime::{Prepared, Rights};

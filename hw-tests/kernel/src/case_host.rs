@@ -523,7 +523,9 @@ impl BareMetal<'_> {
         }
         guest.debug = Some(debug);
         // SAFETY: the caller vouches for `call`.
-        let exit = match unsafe { self.cpu.enter_with(&mut guest, call) } {
+        let by_context = |entry, call: &mut unsafe fn(u64) -> *mut PtRegs| unsafe { call(entry) };
+        // SAFETY: the caller vouches for `call`, which gets the entry of the switcher.
+        let exit = match unsafe { self.cpu.enter_with(&mut guest, by_context, &mut { call }) } {
             Ok(exit) => exit,
             Err(why) => exit::fatal(format_args!("a case's guest was refused: {why}")),
         };

@@ -151,7 +151,7 @@ fn own_tables(bench: &mut Bench) -> Ended {
 
     let foreign = Foreign::load()?;
     let mine = loaded();
-    // The host's own tables are none for guests.
+    // The host's own tables are not fit for guests.
     let refused = match prepared(switcher, 0, Tables::Hosts) {
         Err(PrepareError::State(why)) if why.state == State::Gdt => Ok(()),
         Err(why) => Err(format!("the host's tables: {why}")),

@@ -261,6 +261,10 @@ impl PerCpu {
     /// With [`Placement::PerCpu`], how many bytes before an image's first byte its block starts:
     /// one page, as code and data have different rights.
     pub const BEFORE_CODE: u64 = 0x1000;
+    /// How many bytes after GS base the block ends. What lies behind it up to the end of the page
+    /// is the host's: no emitted code touches it, and guests' roots map it, for the supervisor
+    /// alone. Hooks find there what is their CPU's.
+    pub const TAIL: usize = size_of::<Self>();
 }
 
 #[cfg(test)]
