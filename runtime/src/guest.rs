@@ -7,7 +7,8 @@
 
 use core::ptr::NonNull;
 
-use switcher_gen::arch::{CanonicalAddr, Cr3, NonCanonical, PagingMode};
+use switcher_gen::ReturnMethod;
+use switcher_gen::arch::{CanonicalAddr, Cr3, NonCanonical, PagingMode, RFlags, Selectors};
 use switcher_gen::layout::{Mode, PtRegs, Pvcs, SwitchFlags, TssExtra};
 
 use crate::debug::GuestDebug;
@@ -220,6 +221,15 @@ impl Guest {
         self.paging
     }
 
+    /// By which instruction [`Cpu::enter`](crate::Cpu::enter) would enter the guest as it is now,
+    /// on a host with these selectors, and why not by the faster one.
+    #[must_use]
+    pub fn return_method(&self, selectors: Selectors) -> ReturnMethod {
+        // The switcher drops the flags that no guest may have before it chooses.
+        let eflags = RFlags::from_bits_retain(self.regs.eflags).sanitised().bits();
+        ReturnMethod::of(&PtRegs { eflags, ..self.regs }, selectors, self.paging)
+    }
+
     /// The mode that the guest is in.
     #[must_use]
     pub const fn mode(&self) -> Mode {
@@ -384,6 +394,18 @@ impl Guest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use switcher_gen::Why;
+
+    #[test]
+    fn forbidden_flags_are_no_reason_for_an_iretq() {
+        let selectors = Selectors::DEFAULT;
+        let mut guest = Guest::new(PagingMode::FourLevel);
+        (guest.regs.cs, guest.regs.ss) = (selectors.user_cs().into(), selectors.user_ds().into());
+        (guest.regs.eflags, guest.regs.r11) = (RFlags::IOPL.bits(), RFlags::GUEST_FIXED.bits());
+        assert_eq!(guest.return_method(selectors), ReturnMethod::SysRet);
+        guest.regs.rcx = 1;
+        assert_eq!(guest.return_method(selectors), ReturnMethod::IRet(Why::Rip));
+    }
 
     fn root(page: u64) -> GuestRoot {
         // SAFETY: the root is never entered.

@@ -143,5 +143,5 @@ pub use registers::DescriptorTablePointer;
 pub use state::{CPU_STATE, Care, Entry, State, StateError, document, exchanged};
 pub use switcher_gen::arch::HostFeatures;
 pub use switcher_gen::layout::Mode;
-pub use switcher_gen::{self, Variant};
+pub use switcher_gen::{self, ReturnMethod, Variant, Why};
 pub use tables::{Tables, TablesError};

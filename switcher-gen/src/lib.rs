@@ -58,7 +58,7 @@ pub use mitigations::{
     Bhb, Contradiction, Mitigation, Mitigations, NotForVendor, Rsb, UnknownMitigation,
     UnknownMitigations,
 };
-pub use switcher_abi::{Hazard, arch, kernels, layout};
+pub use switcher_abi::{Hazard, Operand, ReturnMethod, Why, arch, kernels, layout};
 pub use typed::{Part, UnknownPolicy, UnknownVariant, UnknownVariantReason};
 pub use variant::{Config, IllegalVariant, NoVariant, Policy, Variant, VariantBuilder};
 

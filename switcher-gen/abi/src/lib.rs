@@ -6,6 +6,7 @@
 //! | [`Hazard`] | what has gone wrong in such code before, by the numbers of spec/hazards.md |
 //! | [`kernels`] | the structs of kernels whose switcher may be replaced by one of ours |
 //! | [`layout`] | the structs that emitted code reads and writes, with a typed [`Offset`](layout::Offset) per field |
+//! | [`ReturnMethod`] | by which instruction a guest is returned to, and why |
 //!
 //! This crate is without std, and says nothing on how a switcher is made. Whoever writes a host or
 //! a guest that knows only the interface of a switcher depends on this crate alone; everybody else
@@ -42,8 +43,10 @@ pub mod arch;
 mod hazard;
 pub mod kernels;
 pub mod layout;
+mod return_method;
 
 pub use hazard::Hazard;
+pub use return_method::{Operand, ReturnMethod, Why};
 
 /// The items to which expansions of the macros refer.
 #[doc(hidden)]

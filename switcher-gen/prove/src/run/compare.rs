@@ -136,7 +136,7 @@ fn kind_of_return<D: Domain>(
             // One of them does not hold, or this is no path.
             for need in spec::needs_of_sysretq(d, &world.setting.host(), &spec.guest) {
                 let (given, own) = (need.given, need.own);
-                goals.equal_here(d, obligation::IRETQ_RETURN, need.name, own, given);
+                goals.equal_here(d, obligation::IRETQ_RETURN, need.why.name(), own, given);
             }
         }
         (Return::Sysretq, true) => goals.add(obligation::IRETQ_RETURN, d.bit(true), "return"),
