@@ -128,7 +128,7 @@ impl ReturnMethod {
     /// (regs.cs, regs.ss) = (selectors.user_cs().into(), selectors.user_ds().into());
     /// (regs.rip, regs.rcx) = (0x40_0000, 0x40_0000);
     /// (regs.eflags, regs.r11) = (0x202, 0x202);
-    /// let of = |regs| ReturnMethod::of(regs, selectors, PagingMode::FourLevel);
+    /// let of = |regs: &PtRegs| ReturnMethod::of(regs, selectors, PagingMode::FourLevel);
     /// assert_eq!(of(&regs), ReturnMethod::SysRet);
     /// regs.rcx = 0;
     /// assert_eq!(of(&regs), ReturnMethod::IRet(Why::Rip));
