@@ -19,7 +19,7 @@ use crate::guest::Guest;
 use crate::idt::Idt;
 use crate::pcid::{GuestPcid, GuestPcids};
 use crate::prepare::WrongCpu;
-use crate::registers;
+use crate::registers::{self, DescriptorTablePointer};
 use crate::state::{self, Exchanged, Running, StateError};
 use crate::tables::OwnTables;
 
@@ -130,20 +130,44 @@ impl Cpu<'_> {
     /// If interrupts are enabled, if this is not the CPU of `prepare`, or if the guest's state
     /// cannot be entered: see [`EnterError`].
     pub fn enter(&mut self, guest: &mut Guest) -> Result<Exit, EnterError> {
-        let cr0 = cr0_first();
+        let ready = self.ready(cr0_first(), guest)?;
+        self.enter_ready(ready, guest)
+    }
+
+    /// Does what [`enter`](Self::enter) does, unless `is_pending` says at the last moment that the
+    /// host has something else to do first: then the guest is as it was, and the result is `None`.
+    /// Interrupts are off when it is asked, and stay off, so that nothing can come up on this CPU
+    /// between the answer and the guest. [`run_guest`](Self::run_guest) is the loop around this.
+    ///
+    /// # Errors
+    /// The errors are those of [`enter`](Self::enter); `is_pending` is not asked then.
+    pub fn enter_unless(
+        &mut self,
+        guest: &mut Guest,
+        is_pending: impl FnOnce() -> bool,
+    ) -> Result<Option<Exit>, EnterError> {
+        let ready = self.ready(cr0_first(), guest)?;
+        if is_pending() {
+            return Ok(None);
+        }
+        self.enter_ready(ready, guest).map(Some)
+    }
+
+    /// Enters a guest that has been looked at, with a call of this crate's.
+    fn enter_ready(&mut self, ready: Ready, guest: &mut Guest) -> Result<Exit, EnterError> {
         // Each function is called by its name: the choice must not become an indirect call.
         if self.switcher().variant().mitigations().untrain {
             // SAFETY: `run` passes the entry of the switcher, ready to be called.
             let call = |entry| unsafe { call_by_iret(entry) };
             // SAFETY: the closure calls what it is given exactly once, and `call_by_iret` keeps
             // what `enter_with` asks.
-            unsafe { self.run(cr0, guest, call) }
+            unsafe { self.run(ready, guest, call) }
         } else {
             // SAFETY: `run` passes the entry of the switcher, ready to be called.
             let call = |entry| unsafe { call(entry) };
             // SAFETY: the closure calls what it is given exactly once, and `call` keeps what
             // `enter_with` asks.
-            unsafe { self.run(cr0, guest, call) }
+            unsafe { self.run(ready, guest, call) }
         }
     }
 
@@ -170,28 +194,20 @@ impl Cpu<'_> {
         call: unsafe fn(u64, &mut C) -> *mut PtRegs,
         context: &mut C,
     ) -> Result<Exit, EnterError> {
-        let cr0 = cr0_first();
+        let ready = self.ready(cr0_first(), guest)?;
         // SAFETY: the caller says what `call` does with the entry of the switcher, which `run`
         // passes.
         let call = |entry| unsafe { call(entry, context) };
         // SAFETY: the caller vouches that `call` does what `run` asks, which is what this function
         // asks.
-        unsafe { self.run(cr0, guest, call) }
+        unsafe { self.run(ready, guest, call) }
     }
 
-    /// Does all that `enter` does, with `call` for the call.
-    ///
-    /// # Safety
-    /// `call` must be as [`enter_with`](Self::enter_with) asks.
-    unsafe fn run(
-        &mut self,
-        cr0: u64,
-        guest: &mut Guest,
-        call: impl FnOnce(u64) -> *mut PtRegs,
-    ) -> Result<Exit, EnterError> {
+    /// Looks at this CPU and at the guest, and changes nothing.
+    fn ready(&self, cr0: u64, guest: &Guest) -> Result<Ready, EnterError> {
         let switcher = self.prepared.switcher;
         let variant = switcher.variant();
-        let Config { pcid, pku, paging, vendor, mitigations, .. } = variant.config();
+        let Config { pcid, paging, .. } = variant.config();
         let of_guests = self.prepared.own.as_ref().map(OwnTables::gdtr);
         let (selectors, then) = (variant.selectors(), self.prepared.then);
         let running = Running::read(cr0, guest, selectors, then, of_guests);
@@ -203,6 +219,22 @@ impl Cpu<'_> {
             check_pcids(guest, cr3, switcher.pcids())?;
         }
         let idt = switcher.idt().pointer(paging)?;
+        Ok(Ready { cr3, idt, cet: running.now.cr4 & cr4::CET != 0 })
+    }
+
+    /// Does all that `enter` does when it has looked at everything, with `call` for the call.
+    ///
+    /// # Safety
+    /// `call` must be as [`enter_with`](Self::enter_with) asks.
+    unsafe fn run(
+        &mut self,
+        Ready { cr3, idt, cet }: Ready,
+        guest: &mut Guest,
+        call: impl FnOnce(u64) -> *mut PtRegs,
+    ) -> Result<Exit, EnterError> {
+        let switcher = self.prepared.switcher;
+        let variant = switcher.variant();
+        let Config { pku, vendor, mitigations, .. } = variant.config();
         // This is the last step that can fail, because it notes which translations the TLB will
         // have.
         let extra = guest.tss_extra(cr3, &mut self.prepared.clean);
@@ -239,7 +271,6 @@ impl Cpu<'_> {
         // image of the switcher, which owns the table and is borrowed until the host's is loaded
         // again.
         let host_idt = unsafe { Idt::load(idt) };
-        let cet = running.now.cr4 & cr4::CET != 0;
         let block = self.prepared.per_cpu.as_ptr() as u64;
         let context = Context { has: self.prepared.has, per_cpu: block, pku, cet };
         // SAFETY: CPL 0, interrupts are off, the switcher's IDT is loaded, this is the CPU that
@@ -294,6 +325,16 @@ impl Cpu<'_> {
         // SAFETY: `prepare` refused a null sp0, and a stack is not within 168 bytes of address 0.
         unsafe { NonNull::new_unchecked(frame) }
     }
+}
+
+/// What `enter` has found on the CPU on which it runs, with interrupts off, before it changes
+/// anything.
+struct Ready {
+    cr3: Cr3,
+    /// The operand of LIDT for the switcher's IDT.
+    idt: DescriptorTablePointer,
+    /// Whether CR4.CET is set.
+    cet: bool,
 }
 
 /// The values of SPEC_CTRL for the host and for its guest: the one that was found, except for IBRS,

@@ -124,6 +124,7 @@ mod refused;
 mod registers;
 mod state;
 mod tables;
+mod work;
 
 pub use cpu::{Cpu, DeactivateError};
 pub use debug::{Access, DebugError, GuestDebug, Width};
@@ -145,3 +146,4 @@ pub use switcher_gen::arch::HostFeatures;
 pub use switcher_gen::layout::Mode;
 pub use switcher_gen::{self, ReturnMethod, Variant, Why};
 pub use tables::{Tables, TablesError};
+pub use work::ExitWork;

@@ -90,6 +90,8 @@ impl Switcher {
     /// caller stays on this CPU. From then on, until [`Prepared::release`]:
     ///
     /// * the switcher is not dropped;
+    /// * this CPU is not prepared once more, for this switcher or another one: what guests of the
+    ///   one have left in the TLB and the predictors, the other one would not know of;
     /// * what the variant follows stays as it is: CR4.LA57, PCIDE, PKE and CET, and what CPUID says
     ///   (a CPU that gets new microcode is prepared anew);
     /// * what is checked here, but not by each [`Cpu::enter`](crate::Cpu::enter) again, stays as it

@@ -23,7 +23,8 @@
 //! 15. `segments`: segment registers and FS base.
 //! 16. `guests`: guests of several machines.
 //! 17. `tables`: a GDT and a TSS that are not the host's.
-//! 18. `teardown`: the switcher is taken away.
+//! 18. `work`: the loop of a host around a guest.
+//! 19. `teardown`: the switcher is taken away.
 
 mod compat;
 mod control;
@@ -43,6 +44,7 @@ mod tables;
 mod teardown;
 mod tracking;
 mod unexpected;
+mod work;
 
 use hw_platform::{apic, cpu, smp};
 use hw_protocol::Need;
@@ -71,6 +73,7 @@ pub(crate) const TABLES: &[&[HostCase]] = &[
     segments::CASES,
     guests::CASES,
     tables::CASES,
+    work::CASES,
     teardown::CASES,
 ];
 
