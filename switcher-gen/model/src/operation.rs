@@ -420,6 +420,12 @@ impl Op {
         matches!(self.kind, Operation::Return(_))
     }
 
+    /// Whether it leads where a register or memory says.
+    #[must_use]
+    pub fn is_computed(&self) -> bool {
+        self.is_predicted() || self.is_return_of_event()
+    }
+
     /// Whether a predictor says where it leads.
     #[must_use]
     pub fn is_predicted(&self) -> bool {

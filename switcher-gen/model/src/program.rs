@@ -39,9 +39,18 @@ pub struct Changed {
     pub range: Range<u64>,
     /// Where its instructions begin, in order.
     pub begins: Vec<u64>,
+    /// Which of these may be jumped to: of several NOPs in a row others may be made, in which no
+    /// instruction begins where the second one did.
+    pub entries: Vec<u64>,
 }
 
 impl Changed {
+    /// Whether a jump that is computed may lead to an address.
+    fn may_be_entered(&self, at: u64) -> bool {
+        let is_inside = self.range.start < at && at < self.range.end;
+        !is_inside || self.entries.binary_search(&at).is_ok()
+    }
+
     /// Whether an instruction at these addresses is one of its own, or outside.
     fn has_whole(&self, own: &Range<u64>) -> bool {
         let is_outside = own.end <= self.range.start || self.range.end <= own.start;
@@ -351,6 +360,18 @@ impl Program {
                 | FlowControl::IndirectCall
         );
         is_branch && prefixes.any(|byte| *byte == 0x66)
+    }
+
+    /// Whether a jump whose target is computed, a return among them, may lead to an address: not
+    /// into what is changed, where other instructions may be by then.
+    ///
+    /// # Errors
+    /// If it may not.
+    pub fn check_entered(&self, at: u64) -> Result<(), ProgramError> {
+        if self.changed.iter().all(|changed| changed.may_be_entered(at)) {
+            return Ok(());
+        }
+        Err(ProgramError::Inside { at, text: self.encoded(at).to_string() })
     }
 
     fn decode(&self, at: u64) -> Result<Op, ProgramError> {

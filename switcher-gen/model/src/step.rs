@@ -272,6 +272,12 @@ impl<D: Domain> State<D> {
         let rip = core::mem::replace(&mut self.rip, next);
         let mut cpu = Cpu { d, model, state: self, observer, at };
         match cpu.execute(op) {
+            Ok(Step::Next) if op.is_computed() => {
+                let step = cpu.jumped(program)?;
+                let to = d.code_at(cpu.state.rip).filter(|_| matches!(step, Step::Next));
+                to.map_or(Ok(()), |to| program.check_entered(to))?;
+                Ok(step)
+            }
             Ok(Step::Next) if cpu.state.rip != next => cpu.jumped(program),
             // An instruction that is not a jump may still be the last one.
             Ok(Step::Next) if !program.contains(op.next) => Ok(Step::Left),

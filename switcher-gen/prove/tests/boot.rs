@@ -375,6 +375,22 @@ fn what_is_patched_last_runs() {
     }
 }
 
+/// Linux makes another jump of those returns that are named, and leaves a plain RET to the others.
+#[test]
+fn a_return_that_is_to_be_untrained_is_named() {
+    let named = "\t.pushsection .return_sites, \"a\"\n\t.long\t771b - .\n\t.popsection\n";
+    let source = gas::replaced(KERNEL, &[(named, "")]);
+    let unnamed = gas::assemble(&source, &[("THUNKS", 1)]);
+    let thunk = said("amd-4level+untrain", &[])
+        .with_symbol("switcher_host_return_thunk", "__x86_return_thunk")
+        .unwrap();
+    let error = elf::images(&unnamed, thunk.clone()).unwrap_err();
+    assert!(error.to_string().contains("run objtool on the file first"), "{error}");
+    let named = gas::assemble(KERNEL, &[("THUNKS", 1)]);
+    let images = elf::images(&named, thunk);
+    assert!(images.is_ok(), "{}", images.unwrap_err());
+}
+
 #[test]
 fn a_jump_that_leads_elsewhere_is_no_return() {
     let source = gas::replaced(

@@ -182,6 +182,15 @@ fn a_hook_gets_something_of_a_guests_from_an_arm() {
             let moved = format!("\tmovq\t{from}, %rdi\n\tandq\t$-4096, %rdi\n");
             wrong(&with(&moved, &call), "hook-registers");
         }
+        // Nor another stack than the hook's, nor what lies below its own, nor what may name one.
+        for other in [
+            "\tmovq\t%gs:TSS_SP0, %rdi\n\tsubq\t$0x70, %rdi\n",
+            "\tmovq\t%gs:HOST_RSP, %rdi\n\tsubq\t$0x80, %rdi\n",
+            "\tmovq\t%gs:TSS_SP1, %rdi\n",
+            "\tleaq\t-0x80(%rsp), %rdi\n",
+        ] {
+            wrong(&with(other, &call), "hook-registers");
+        }
         right("what it has not changed", &behind("\tmovq\t(%rsp), %rbx\n\tint3\n"));
     }
 }
@@ -369,8 +378,10 @@ fn an_arm_leaves_no_address_of_memory_with_a_guests_values_to_the_host() {
     let code = "\tmovq\t%gs:0x1000, %rcx\n\taddq\t$0x14, %rcx\n\tmovq\t%rcx, %rax\n";
     refuted(code, &of_word(code), "untaken-memory");
     // And so may a word of the TSS that belongs to nobody.
-    let code = slot("%gs:0x1c");
-    refuted(&code, &own_exit("", &code), "exit-scratch");
+    for nobodys in ["%gs:0x1c", "%gs:TSS_SP1"] {
+        let code = slot(nobodys);
+        refuted(&code, &own_exit("", &code), "exit-scratch");
+    }
     proved("read", &of_word("\tmovq\t%gs:0x1000, %rcx\n\txorl\t%ecx, %ecx\n"));
     // Either arm may come first, and what is done to both may undo what was done to one.
     let joined = |one: &str, other: &str, after: &str| {

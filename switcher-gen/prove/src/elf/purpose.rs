@@ -287,8 +287,11 @@ pub(super) fn no_code(name: &str) -> Option<&'static str> {
         Some("its name is one of data, which is mapped without execution")
     } else if describes || name.starts_with(".note") {
         Some("its name is one of a description, which is mapped without execution, or not at all")
-    } else if name.ends_with(".init") && name != ".init" {
-        Some("its name is one of what is freed once the kernel has booted")
+    } else if name.starts_with(".init") && name != ".init" || name.ends_with(".init") {
+        // Of a module, all that begins so is freed once it is loaded (kernel/module/main.c).
+        Some("its name is one of what is freed once it has been executed")
+    } else if name.starts_with(".exit") {
+        Some("its name is one of what a kernel leaves out that never unloads it")
     } else {
         None
     }

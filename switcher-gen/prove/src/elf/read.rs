@@ -231,6 +231,7 @@ fn switcher<'data, R: Contents<'data>>(
         return Ok(Read::Open(choice.clone()));
     }
     boot.check_led(code, &led)?;
+    boot.check_returns(code, &instructions, made)?;
     let changed = boot.changed(code, (&ranges, &instructions), made)?;
     let mut choices = boot.made(&ranges, made);
     let is_without_fine_ibt = home.is_some() && boot.check_fronts(code, &ranges)?;

@@ -22,13 +22,23 @@ pub(crate) fn steers_the_host<D: Domain>(d: &D, word: D::Word) -> bool {
 
 /// Whether a word is made of the address of memory of the host's in which values of a guest's lie,
 /// too, in whatever way. Where the per-CPU block lies beside the code, what is made of an address
-/// of the code's may be one of the block's, if it is not seen to be the code's.
+/// of the code's may be one of the block's, if it is not seen to be the code's, and so may a
+/// number.
 pub(crate) fn is_of_mixed_memory<D: Domain>(d: &D, target: &Target, word: D::Word) -> bool {
     let is_beside_code = target.setting.variant.placement() == Placement::PerCpu;
     let is_of_code = || d.code_at(word).is_some_and(|at| target.program.contains(at));
-    d.mentions(word, |origin| {
+    let is_mixed = d.mentions(word, |origin| {
         origin == Origin::MixedMemory || is_beside_code && origin == Origin::Place
-    }) && !is_of_code()
+    });
+    is_mixed && !is_of_code() || is_beside_code && may_be_address(d, word)
+}
+
+/// Whether a word is a number that is an address of a kernel's, wherever its code is linked to lie.
+/// The last of them are small negative numbers.
+fn may_be_address<D: Domain>(d: &D, word: D::Word) -> bool {
+    const UPPER_HALF: u64 = 1 << 63;
+    const SMALL: u64 = 1 << 16;
+    d.known(word).is_some_and(|number| (UPPER_HALF..=u64::MAX - SMALL).contains(&number))
 }
 
 /// Whether a word is made of the address of the host's own stack. Below RSP, an arm or an earlier
@@ -43,22 +53,23 @@ pub(crate) fn leads_to_a_guests<D: Domain>(d: &D, target: &Target, word: D::Word
 }
 
 /// Whether a word is made of the address of anything, in whatever way: cut, added to, or chosen.
-pub(crate) fn is_of_address<D: Domain>(d: &D, word: D::Word) -> bool {
-    d.mentions(word, |origin| match origin {
-        Origin::MixedMemory
-        | Origin::GuestMemory
-        | Origin::HostStack
-        | Origin::InterruptedBase
-        | Origin::Place
-        | Origin::Found => true,
-        Origin::Guest
-        | Origin::GuestStackPointer
-        | Origin::Shared
-        | Origin::Published
-        | Origin::Host
-        | Origin::Stale
-        | Origin::Interrupted
-        | Origin::Cpu
-        | Origin::Code => false,
-    })
+pub(crate) fn is_of_address<D: Domain>(d: &D, target: &Target, word: D::Word) -> bool {
+    is_of_mixed_memory(d, target, word)
+        || d.mentions(word, |origin| match origin {
+            Origin::MixedMemory
+            | Origin::GuestMemory
+            | Origin::HostStack
+            | Origin::InterruptedBase
+            | Origin::Place
+            | Origin::Found => true,
+            Origin::Guest
+            | Origin::GuestStackPointer
+            | Origin::Shared
+            | Origin::Published
+            | Origin::Host
+            | Origin::Stale
+            | Origin::Interrupted
+            | Origin::Cpu
+            | Origin::Code => false,
+        })
 }

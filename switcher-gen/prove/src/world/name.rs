@@ -168,13 +168,12 @@ impl Name {
             (Object::HostStack, Part::At(..0)) => Origin::Stale,
             // Whether SS is null: it says that an event came from CPL 3, and no more.
             (Object::Interrupted, Part::Field("ss")) => Origin::Published,
-            // The host has put a value there, or zero.
-            (Object::Interrupted, Part::Field("host_rsp")) => Origin::Host,
+            // The host has put its RSP there, or zero.
+            (Object::Interrupted, Part::Field("host_rsp")) => Origin::HostStack,
             (Object::Host, Part::Field("gs_base")) => Origin::MixedMemory,
             (Object::Host, Part::Field("rsp") | Part::Register(Gpr::Rsp)) => Origin::HostStack,
-            (Object::Tss, Part::Field(field)) if IST.contains(&field) => Origin::MixedMemory,
             // What is no known field of a struct may hold such an address.
-            (Object::Tss | Object::TssExtra, Part::At(_)) => Origin::MixedMemory,
+            (Object::TssExtra, Part::At(_)) => Origin::MixedMemory,
             (of, _) => match of {
                 Object::Guest | Object::Frame | Object::Pvcs | Object::FsBase | Object::Pkru => {
                     Origin::Guest
@@ -190,12 +189,14 @@ impl Name {
                 | Object::Untraining
                 | Object::Hook
                 | Object::HookStack => Origin::Stale,
-                // Nor does anybody say that a word of the kernel's own is not one.
-                Object::Sp0 | Object::Ist | Object::HostData(_) => Origin::MixedMemory,
+                // The TSS has all stacks, and what is nobody's: Linux has had one of the host's in
+                // TSS.sp1. Nor does anybody say that a word of the kernel's own is not one.
+                Object::Sp0 | Object::Ist | Object::Tss | Object::HostData(_) => {
+                    Origin::MixedMemory
+                }
                 Object::Host
                 | Object::GuestRoot
                 | Object::OrigAx
-                | Object::Tss
                 | Object::TssExtra
                 | Object::HostStack
                 | Object::Cr4
@@ -210,9 +211,6 @@ impl Name {
 /// it has chosen them itself, by the MSRs of the guest interface.
 const PUBLISHED: [&str; 6] =
     ["retu_rip", "smod_entry", "smod_gsbase", "smod_pkru", "smod_rsp", "pku_on"];
-
-/// The fields of the TSS by which events get their stacks.
-const IST: [&str; 7] = ["ist1", "ist2", "ist3", "ist4", "ist5", "ist6", "ist7"];
 
 impl std::fmt::Display for Name {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

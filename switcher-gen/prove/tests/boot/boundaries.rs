@@ -73,6 +73,56 @@ fn a_computed_jump_leads_to_where_an_instruction_begins() {
 }
 
 /// By its opcode, XCHG with R8 is one that does nothing.
+/// Of several NOPs Linux makes others, in which nothing begins where the second one did.
+#[test]
+fn no_computed_jump_leads_behind_a_nop_that_may_be_merged() {
+    let at = |nops: &str, by: u8| {
+        let other = if nops.starts_with("mov") { "mov $6, %ecx; nop" } else { "cld" };
+        let changed = about(nops, other);
+        format!(
+            "\tlea\t881f(%rip), %rcx\n\tadd\t${by}, %rcx\n\tjmp\t*%rcx\n\tint3\n{changed}\
+             \txor\t%ecx, %ecx\n"
+        )
+    };
+    let broken = |code: &str| {
+        let all = verdicts_of(&at_exit(code), VARIANT, &[]);
+        all.iter().any(|(_, broken)| broken.is_some())
+    };
+    let (two, long) = (".byte 0x66, 0x90; nopl (%rax)", ".skip 16, 0x90");
+    for (nops, by, is_right) in [
+        (two, 0, true),
+        (two, 2, false),
+        (two, 5, true),
+        (long, 8, false),
+        (long, 16, true),
+        ("jmp 997f; nopl (%rax); 997: mov $5, %ecx", 2, false),
+        ("mov $5, %ecx; nop", 5, true),
+    ] {
+        assert_eq!(broken(&at(nops, by)), !is_right, "{nops} + {by}");
+    }
+}
+
+/// Linux's decoder knows fewer instructions, and of some another length.
+#[test]
+fn what_linux_reads_with_another_length_is_refused() {
+    const ALIKE: &str = "as one of another length";
+    // The immediate, which is executed by nobody, would be four NOPs to Linux.
+    let control = "mov %cr3, %rcx; .byte 0x0f, 0x22, 0x99; mov $0x90909090, %ecx";
+    refused(&(about(control, "cld") + "xor %ecx, %ecx\n"), &[], ALIKE);
+    refused(&(about("nop", control) + "xor %ecx, %ecx\n"), &[], ALIKE);
+    for filler in [
+        "0x8f, 0xe8, 0x78, 0xa2, 0xc1, 0x90",
+        "0x0f, 0xff, 0x80, 0x90, 0x90, 0x90, 0x90",
+        "0x66, 0x0f, 0x78, 0xc0, 0x90, 0x90",
+    ] {
+        let over = format!("jmp 996f; .byte {filler}; 996: cld");
+        refused(&about(&over, "cld"), &[], ALIKE);
+        refused(&about("nop", &over), &[], ALIKE);
+    }
+    let control = "mov %cr3, %rcx; mov %rcx, %cr3; mov $0x90909090, %ecx";
+    proved(&(about(control, "cld") + "xor %ecx, %ecx\n"), &[], 2);
+}
+
 #[test]
 fn what_linux_takes_for_a_nop_does_nothing() {
     let (odd, even) = ("xchg %r8, %rax; nop", "xchg %r8, %rcx; xchg %r8, %rcx; nop");

@@ -6,13 +6,14 @@
 
 use std::ops::Range;
 
+use iced_x86::Mnemonic;
 use switcher_model::Changed;
 
 use super::super::choice::Choices;
 use super::super::code::FileCode;
 use super::super::contents::Contents;
 use super::super::error::ReadError;
-use super::opcode::is_taken_for_nop;
+use super::opcode::{is_read_alike, is_taken_for_nop};
 use super::{Site, To};
 
 /// No place is longer than this: its length has one byte.
@@ -46,7 +47,7 @@ pub(super) fn check<'s, 'data, R: Contents<'data>>(
         if before.filter(|other| matches!(other.to, To::Code(..))).any(|other| is_over(&other)) {
             continue;
         }
-        let begins = begins(code, site)?;
+        let (begins, entries) = begins(code, site)?;
         let first = instructions.partition_point(|at| at.saturating_add(INSTRUCTION) <= start);
         let near = instructions[first..].iter().copied().take_while(|at| *at < end);
         for at in near {
@@ -66,18 +67,21 @@ pub(super) fn check<'s, 'data, R: Contents<'data>>(
                        of Linux put different bytes in its place";
             return Err(site.refused(code, how)?);
         }
-        changed.push(Changed { range: start..end, begins });
+        changed.push(Changed { range: start..end, begins, entries });
     }
     changed.dedup();
     Ok(changed)
 }
 
-/// Where instructions begin, read one after the other as Linux does.
+/// Where instructions begin, read one after the other as Linux does; and which of them stay where
+/// they are, whatever Linux makes of the NOPs: those that come after no NOP, and after no jump,
+/// which some versions take for a part of the NOPs behind it.
 fn begins<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     site: &Site,
-) -> Result<Vec<u64>, ReadError> {
-    let (mut begins, mut at) = (Vec::new(), site.range.start);
+) -> Result<(Vec<u64>, Vec<u64>), ReadError> {
+    let (mut begins, mut entries, mut at) = (Vec::new(), Vec::new(), site.range.start);
+    let mut is_merged = false;
     while at < site.range.end {
         let area = code.area(at).ok_or(ReadError::NoCode)?;
         let glance = code.glance(area, at)?;
@@ -90,10 +94,17 @@ fn begins<'data, R: Contents<'data>>(
             let how = "Linux takes an instruction there for a NOP by its opcode, and it is not one";
             return Err(site.refused(code, how)?);
         }
+        if is_read && !is_read_alike(&glance.bytes[..i.len()], at) {
+            let how = "Linux may read an instruction there as another one, or as one of another \
+                       length: write it as assemblers do";
+            return Err(site.refused(code, how)?);
+        }
         begins.push(at);
+        entries.extend((!is_merged).then_some(at));
+        is_merged = matches!(i.mnemonic(), Mnemonic::Nop | Mnemonic::Jmp);
         at += i.len() as u64;
     }
-    Ok(begins)
+    Ok((begins, entries))
 }
 
 /// How many bytes are executed at an address.

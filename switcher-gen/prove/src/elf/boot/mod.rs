@@ -254,6 +254,19 @@ impl Boot {
         apart
     }
 
+    /// Refuses returns that Linux does not make the host's, where they have to be.
+    pub(super) fn check_returns<'data, R: Contents<'data>>(
+        &self,
+        code: &FileCode<'_, 'data, R>,
+        instructions: &[u64],
+        made: &Choices,
+    ) -> Result<(), ReadError> {
+        match made.get(&Choice::ReturnThunk) {
+            Some(true) => sites::check_named(code, &self.sites, instructions),
+            _ => Ok(()),
+        }
+    }
+
     /// The sections of the tables.
     pub(super) fn tables(&self) -> impl Iterator<Item = usize> {
         self.sections.iter().copied()

@@ -1,7 +1,8 @@
 //! What Linux takes an instruction for when it looks at one: it goes by the first byte of the
 //! opcode, whatever the prefixes make of it (arch/x86/kernel/alternative.c, `insn_is_nop`).
 
-use iced_x86::{Instruction, Mnemonic};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
+use switcher_model::Program;
 
 /// The first two bytes from the opcode on, behind all prefixes. An instruction with one of the
 /// longer prefixes has its own opcodes, and Linux does not tell them apart.
@@ -28,6 +29,22 @@ pub(super) fn is_taken_for_nop(bytes: &[u8], i: &Instruction) -> bool {
     looks_so && i.mnemonic() != Mnemonic::Nop && bytes != PAUSE
 }
 
+/// Whether Linux, whose decoder knows fewer instructions and other forms of some, reads one at `at`
+/// as it is executed (arch/x86/lib/insn.c). So it is with what proofs know, as assemblers write it,
+/// and with what traps or does nothing. A control or debug register is moved whatever the upper two
+/// bits of ModRM are, of which Linux makes the length (Intel SDM vol. 2, MOV).
+pub(super) fn is_read_alike(bytes: &[u8], at: u64) -> bool {
+    const REGISTERS: u8 = 0b11 << 6;
+    let moves_control = matches!(opcode(bytes), Some((0x0F, 0x20..=0x23)));
+    if moves_control && bytes.last().is_none_or(|modrm| modrm & REGISTERS != REGISTERS) {
+        return false;
+    }
+    let i = Decoder::with_ip(64, bytes, at, DecoderOptions::NONE).decode();
+    // UD0, which has a ModRM to CPUs and none to Linux, is not among them, nor UD1.
+    let is_usual = matches!(i.mnemonic(), Mnemonic::Nop | Mnemonic::Int3 | Mnemonic::Ud2);
+    is_usual || matches!(Program::new(at, bytes.to_vec()).at(at), Some(Ok(_)))
+}
+
 /// Whether an instruction is a jump by a distance of four bytes.
 pub(super) fn is_long_jump(bytes: &[u8]) -> bool {
     matches!(opcode(bytes), Some((0xE9, _)))
@@ -36,7 +53,33 @@ pub(super) fn is_long_jump(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use iced_x86::{Decoder, DecoderOptions};
+
+    #[test]
+    fn what_linux_reads_otherwise_is_known() {
+        // MOV CR3 with what looks like a displacement; XOP; UD0; EXTRQ; a VEX instruction.
+        for bytes in [
+            &[0x0F, 0x22, 0x98][..],
+            &[0x8F, 0xE8, 0x78, 0xA2, 0xC1, 0x10],
+            &[0x0F, 0xFF, 0x80, 0, 0, 0, 0],
+            &[0x66, 0x0F, 0x78, 0xC0, 1, 2],
+            &[0xC5, 0xF8, 0x77],
+        ] {
+            assert!(!is_read_alike(bytes, 0x1000), "{bytes:x?}");
+        }
+        // MOV CR3, RAX; MOV RAX, RSP; a NOP; a jump; LFENCE; UD2; INT3.
+        for bytes in [
+            &[0x0F, 0x22, 0xD8][..],
+            &[0x48, 0x89, 0xE0],
+            &[0x66, 0x66, 0x0F, 0x1F, 0x84, 0, 0, 0, 0, 0],
+            &[0xEB, 0x03],
+            &[0xE9, 0, 0, 0, 0],
+            &[0x0F, 0xAE, 0xE8],
+            &[0x0F, 0x0B],
+            &[0xCC],
+        ] {
+            assert!(is_read_alike(bytes, 0x1000), "{bytes:x?}");
+        }
+    }
 
     #[test]
     fn what_linux_takes_for_a_nop_is_known_by_its_opcode() {

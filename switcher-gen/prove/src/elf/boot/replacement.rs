@@ -11,7 +11,7 @@ use super::super::error::ReadError;
 use super::super::leads::Use;
 use super::super::overlay::Piece;
 use super::bytes::{nops, plain};
-use super::opcode::is_long_jump;
+use super::opcode::{is_long_jump, is_read_alike};
 
 /// Which distances Linux corrects when it moves code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,12 @@ pub(super) fn moved<'data, R: Contents<'data>>(
         let i = decoder.decode();
         if i.is_invalid() {
             return wrong("what is put there is no instruction");
+        }
+        if !is_read_alike(&bytes[..i.len()], at) {
+            return wrong(
+                "Linux may read an instruction that is put there as another one, or as one of another \
+                 length (write it as assemblers do)",
+            );
         }
         let fields = decoder.get_constant_offsets(&i);
         let here = to.start + (at - from.start);

@@ -10,6 +10,7 @@ use super::super::front;
 use super::bytes::{ENDBR64, bytes_at};
 use super::tables::Table;
 use super::{Choice, Near, Site, To};
+use iced_x86::OpKind;
 
 /// The thunk of returns, by Linux's name of it, and by ours.
 const THUNKS: [&[u8]; 2] = [b"__x86_return_thunk", b"switcher_host_return_thunk"];
@@ -67,6 +68,40 @@ pub(super) fn returns<'data, R: Contents<'data>>(
         }
     }
     Ok(Some(sites))
+}
+
+/// Refuses a jump to the thunk that no `.return_sites` names, where returns are to be untrained:
+/// Linux makes another jump of those that are named, and leaves the plain thunk, which is a RET, to
+/// all others. The `instructions` are reached.
+pub(super) fn check_named<'data, R: Contents<'data>>(
+    code: &FileCode<'_, 'data, R>,
+    sites: &[Site],
+    instructions: &[u64],
+) -> Result<(), ReadError> {
+    const LINUXS: &str = "__x86_return_thunk";
+    let request = &code.file.request;
+    let is_mapped = request.theirs("switcher_host_return_thunk") == LINUXS;
+    for at in instructions {
+        let is_named = |site: &Site| matches!(site.to, To::Return) && site.range.start == *at;
+        let Some(area) = code.area(*at) else { continue };
+        let i = code.glance_file(area, *at)?.instruction(*at);
+        if i.op0_kind() != OpKind::NearBranch64 {
+            continue;
+        }
+        for relocation in code.touching(area, &(*at..i.next_ip()))? {
+            let name = code.file.symbol_by_index(relocation.symbol)?.name;
+            let is_linuxs = name == LINUXS.as_bytes() || is_mapped && THUNKS.contains(&name);
+            if is_linuxs && !sites.iter().any(is_named) {
+                let why = format!(
+                    "jumps to the return thunk at {}, which `.return_sites` does not name, so that Linux leaves it \
+                     as it is: it leads to a plain RET, which is not untrained (run objtool on the file first)",
+                    code.place(area, *at)
+                );
+                return Err(ReadError::Section { section: code.section(area).text(), why });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether Linux may take a return for the trampoline of a static call, which it knows by the UD1

@@ -9,7 +9,7 @@ use object::elf::{R_X86_64_PC32, R_X86_64_PC64, SHF_LINK_ORDER};
 use super::super::code::FileCode;
 use super::super::contents::Contents;
 use super::super::error::ReadError;
-use super::super::file::Of;
+use super::super::file::{Of, Section};
 use super::super::places::PlaceInFile;
 
 /// A table of entries of one size: all sections of its name, one after another, as a linker puts
@@ -64,6 +64,11 @@ impl Table {
         let is_object = code.file.is_object();
         let address = (!is_object).then(|| code.file.sections[*first].address);
         if sections.len() > 1 && !sections.iter().all(|number| is_joined(code, *number)) {
+            return Ok(None);
+        }
+        // Linux takes one of the sections of a module for the table (arch/x86/kernel/module.c).
+        let is_module = |section: &Section<'_>| section.text() == ".gnu.linkonce.this_module";
+        if sections.len() > 1 && code.file.sections.iter().any(is_module) {
             return Ok(None);
         }
         let (bytes, places, named, relocated) = Default::default();

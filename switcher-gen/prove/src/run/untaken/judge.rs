@@ -110,7 +110,7 @@ fn frame<D: Domain>(
     // What is called has no frame yet.
     let is_called = watch.entry.theorem == Theorem::EnterGuest;
     let is_at_frame = !is_called && d.distance(rax, world.frame_at) == Some(0);
-    let is_frame = is_at_frame || !is_of_address(d, rax);
+    let is_frame = is_at_frame || !is_of_address(d, watch.entry.target, rax);
     goals.add(obligation::UNTAKEN_MEMORY, d.bit(is_frame), Gpr::Rax.name());
     if is_called {
         return;
@@ -175,9 +175,14 @@ pub(crate) fn at_hook<D: Domain>(
     untold(d, machine, goals);
     let root = host_return::root(d, world, watch);
     goals.equal(d, obligation::HOOK_ROOT, "CR3", root, machine.cr3);
+    let rsp = machine.get(Gpr::Rsp);
+    let stack = region_at(d, machine, rsp).filter(|region| region.is_stack());
     for register in [Gpr::Rdi, Gpr::Rsp] {
         let word = machine.get(register);
-        let is_stack = region_at(d, machine, word).is_some_and(RegionName::is_stack);
+        // The frame lies on the hook's own stack. On another one, or below, there is what a guest
+        // has left.
+        let is_above = d.distance(word, rsp).is_some_and(|above| above >= 0);
+        let is_stack = stack.is_some() && region_at(d, machine, word) == stack && is_above;
         let is_address = leads_to_a_guests(d, watch.entry.target, word);
         let is_free = d.bit(is_stack || !is_address && !steers_the_host(d, word));
         goals.add(obligation::HOOK_REGISTERS, is_free, register.name());

@@ -95,7 +95,10 @@ impl<D: Domain> Watch<'_, D> {
             self.predict_return(d, arms, (state, barriers, so_far), release, at);
         } else if op.is_indirect() {
             let real = state.leads_to(d, op);
-            let code = |word| d.code_at(word).filter(|to| matches!(program.at(*to), Some(Ok(_))));
+            let is_code = |to: &u64| {
+                matches!(program.at(*to), Some(Ok(_))) && program.check_entered(*to).is_ok()
+            };
+            let code = |word| d.code_at(word).filter(is_code);
             let only = real.and_then(code);
             let others = real.map(|word| d.alternatives(word)).unwrap_or_default();
             let mut state = copy(state);
