@@ -174,11 +174,11 @@ impl Tagged {
     }
 }
 
-/// The roots that were loaded last, by their PCIDs: only a root's own translations may be in a
-/// CPU's TLB under its PCID if it is here. Whatever is loaded under a PCID, nothing else stays in
-/// its place, so that PCIDs may share one.
+/// The roots that were loaded last, with their PCIDs: only a root's own translations may be in a
+/// CPU's TLB under its PCID if both are here. Whatever is loaded under a PCID, nothing else stays
+/// in its place, so that PCIDs may share one; and a root may have several PCIDs.
 #[derive(Debug)]
-pub(crate) struct CleanRoots([Option<Generation>; GuestPcids::REMEMBERED]);
+pub(crate) struct CleanRoots([Option<(u16, Generation)>; GuestPcids::REMEMBERED]);
 
 impl CleanRoots {
     /// Nothing is known of any PCID.
@@ -204,13 +204,13 @@ impl CleanRoots {
     pub(crate) fn enter(&mut self, root: Tagged) -> Cr3 {
         let cr3 = self.slot(root);
         if let Some(pcid) = root.pcid {
-            self.0[pcid.index()] = Some(root.generation);
+            self.0[pcid.index()] = Some((pcid.number(), root.generation));
         }
         cr3
     }
 
     fn has(&self, root: Tagged) -> bool {
-        root.pcid.is_some_and(|pcid| self.0[pcid.index()] == Some(root.generation))
+        root.pcid.is_some_and(|pcid| self.0[pcid.index()] == Some((pcid.number(), root.generation)))
     }
 }
 
@@ -233,6 +233,24 @@ mod tests {
             pcid: Some(GuestPcids::new(1, 4095).unwrap().pcid(pcid, enabled()).unwrap()),
             generation: Generation::new(),
         }
+    }
+
+    /// Two PCIDs share a place, and one root has both: under the second one, the translations are
+    /// still another root's.
+    #[test]
+    fn a_root_is_clean_under_the_pcid_alone_that_it_was_loaded_under() {
+        let mut clean = CleanRoots::unknown();
+        let (other, one) = (tagged(0x1000, 72), tagged(0x2000, 40));
+        let same = Tagged { pcid: tagged(0, 72).pcid, ..one };
+        assert_eq!(one.pcid.unwrap().index(), same.pcid.unwrap().index());
+        clean.enter(other);
+        clean.enter(one);
+        assert_eq!(clean.slot(one).bits() & NOFLUSH, NOFLUSH);
+        assert_eq!(clean.slot(same).bits() & NOFLUSH, 0);
+        // The same within one guest, for its two modes.
+        clean.enter(one);
+        assert_eq!(clean.enter(same).bits() & NOFLUSH, 0);
+        assert_eq!(clean.slot(one).bits() & NOFLUSH, 0);
     }
 
     #[test]

@@ -386,6 +386,9 @@ fn a_return_that_is_to_be_untrained_is_named() {
         .unwrap();
     let error = elf::images(&unnamed, thunk.clone()).unwrap_err();
     assert!(error.to_string().contains("run objtool on the file first"), "{error}");
+    // Once it is linked with the thunk, nothing but the address tells where it leads.
+    let error = elf::images(&linked(&unnamed), thunk.clone()).unwrap_err();
+    assert!(error.to_string().contains("run objtool on the file first"), "{error}");
     let named = gas::assemble(KERNEL, &[("THUNKS", 1)]);
     let images = elf::images(&named, thunk);
     assert!(images.is_ok(), "{}", images.unwrap_err());

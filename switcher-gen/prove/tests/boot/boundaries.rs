@@ -141,6 +141,9 @@ fn a_long_jump_within_what_is_put_there_may_be_shortened_wrongly() {
         }
     }
     proved(&about("nop", ".byte 0xeb, 1; cld; cld"), &[], 2);
+    // One with a prefix is longer than Linux takes it for.
+    let prefixed = ".byte 0x2e, 0xe9; .long 995f - . - 4";
+    refused(&(about("nop", prefixed) + "995:\n"), &[], "write it without");
     // Versions with other entries do not.
     let old = about("nop", ".byte 0xe9; .long 1; cld; cld")
         .replace("\t.short 7 * 32 + 11, 0\n", "\t.short 7 * 32 + 11\n");

@@ -90,6 +90,13 @@ pub(super) fn moved<'data, R: Contents<'data>>(
                  6.5 and later may shorten it by a distance that is wrong (write a short jump)",
             );
         }
+        // It makes a short one of it by what the lengths without a prefix differ in.
+        if !is_first && is_long_jump(&own) && own.len() != 5 {
+            return wrong(
+                "a jump with a prefix that is put there may be shortened by Linux 6.5 and later, by a \
+                 distance that is wrong (write it without)",
+            );
+        }
         // Of five bytes that begin like a jump of two, it takes four for a distance.
         if is_first && at == from.start && from.end - from.start == 5 && bytes[0] == SHORT_JUMP {
             return wrong(

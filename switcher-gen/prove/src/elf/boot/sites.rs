@@ -81,6 +81,12 @@ pub(super) fn check_named<'data, R: Contents<'data>>(
     const LINUXS: &str = "__x86_return_thunk";
     let request = &code.file.request;
     let is_mapped = request.theirs("switcher_host_return_thunk") == LINUXS;
+    let is_linuxs = |name: &[u8]| name == LINUXS.as_bytes() || is_mapped && THUNKS.contains(&name);
+    let mut thunks = Vec::new();
+    for symbol in code.file.called(&[LINUXS.as_bytes(), THUNKS[1]]) {
+        let symbol = symbol?;
+        thunks.extend(is_linuxs(symbol.name).then(|| code.address(&symbol)).flatten());
+    }
     for at in instructions {
         let is_named = |site: &Site| matches!(site.to, To::Return) && site.range.start == *at;
         let Some(area) = code.area(*at) else { continue };
@@ -88,17 +94,17 @@ pub(super) fn check_named<'data, R: Contents<'data>>(
         if i.op0_kind() != OpKind::NearBranch64 {
             continue;
         }
+        let mut leads_there = thunks.contains(&i.near_branch_target());
         for relocation in code.touching(area, &(*at..i.next_ip()))? {
-            let name = code.file.symbol_by_index(relocation.symbol)?.name;
-            let is_linuxs = name == LINUXS.as_bytes() || is_mapped && THUNKS.contains(&name);
-            if is_linuxs && !sites.iter().any(is_named) {
-                let why = format!(
-                    "jumps to the return thunk at {}, which `.return_sites` does not name, so that Linux leaves it \
-                     as it is: it leads to a plain RET, which is not untrained (run objtool on the file first)",
-                    code.place(area, *at)
-                );
-                return Err(ReadError::Section { section: code.section(area).text(), why });
-            }
+            leads_there |= is_linuxs(code.file.symbol_by_index(relocation.symbol)?.name);
+        }
+        if leads_there && !sites.iter().any(is_named) {
+            let why = format!(
+                "jumps to the return thunk at {}, which `.return_sites` does not name, so that Linux leaves it as it \
+                 is: it leads to a plain RET, which is not untrained (run objtool on the file first)",
+                code.place(area, *at)
+            );
+            return Err(ReadError::Section { section: code.section(area).text(), why });
         }
     }
     Ok(())
