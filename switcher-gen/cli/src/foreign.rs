@@ -375,10 +375,10 @@ impl ForeignArgs {
         for (number, (choice, is_on)) in self.boot.iter().enumerate() {
             let twice = self.boot[..number].iter().any(|(other, _)| other == choice);
             let differs = |says: bool| says != *is_on;
-            // Whether returns have a thunk follows from the faults of a CPU, of which a variant
-            // knows some.
-            let is_other =
-                of_variant.says(choice).is_some_and(differs) && *choice != Choice::ReturnThunk;
+            // Returns have a thunk for the sake of some of a CPU's faults, and a variant knows not
+            // all of those: there may be one where the variant needs none.
+            let is_more = *choice == Choice::ReturnThunk && *is_on;
+            let is_other = of_variant.says(choice).is_some_and(differs) && !is_more;
             let why = match request.says(choice).is_some_and(differs) {
                 _ if twice => "is said twice",
                 _ if is_other => "is otherwise on the variant's hosts",

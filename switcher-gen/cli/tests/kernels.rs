@@ -156,6 +156,7 @@ fn clauses_are_added_and_waived_by_name() {
         (&["--boot", "la58=on"], "7*32+11"),
         (&["--boot", "fineibt=on", "--boot", "fineibt=on"], "is said twice"),
         (&["--boot", "la57=on"], "is otherwise on the variant's hosts"),
+        (&["--boot", "1*32+29=off"], "is otherwise on the variant's hosts"),
         (&["--boot", "linux-6.5=off", "--boot", "linux-6.10=on"], "contradicts what else is said"),
         (&["--boot", "linux-6.10=on", "--boot", "linux-6.5=off"], "contradicts what else is said"),
         (&["--feature", "smap", "--boot", "smap=off"], "contradicts what else is said"),

@@ -48,6 +48,22 @@ impl Feature {
     pub const ALWAYS: Self = Self(word(3, 21));
     /// The kernel is a guest of Xen's by paravirtualisation.
     pub const XENPV: Self = Self(word(8, 16));
+    /// What every 64-bit kernel of Linux's refuses to boot without, and SYSCALL, without which
+    /// no switcher works: the FPU, MSRs, PAE, CMPXCHG8B, CMOV, FXSR, SSE, SSE2, long mode and NOP
+    /// with an operand.
+    pub const REQUIRED: [Self; 11] = [
+        Self(word(0, 0)),
+        Self(word(0, 5)),
+        Self(word(0, 6)),
+        Self(word(0, 8)),
+        Self(word(0, 15)),
+        Self(word(0, 24)),
+        Self(word(0, 25)),
+        Self(word(0, 26)),
+        Self(word(1, 11)),
+        Self(word(1, 29)),
+        Self(word(3, 20)),
+    ];
 
     fn name(self) -> Option<&'static str> {
         NAMES.iter().find(|(number, _)| *number == self.0).map(|(_, name)| *name)

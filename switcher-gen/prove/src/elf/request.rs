@@ -154,6 +154,7 @@ impl Request {
         let ibt = variant.ibt().then_some((Feature::IBT, true));
         let mut choices: Choices = known
             .into_iter()
+            .chain(Feature::REQUIRED.map(|feature| (feature, true)))
             .chain(ibt)
             .map(|(feature, is_on)| (Choice::Feature(feature), is_on))
             .collect();

@@ -33,12 +33,13 @@ pub(crate) fn is_of_mixed_memory<D: Domain>(d: &D, target: &Target, word: D::Wor
     is_mixed && !is_of_code() || is_beside_code && may_be_address(d, word)
 }
 
-/// Whether a word is a number that is an address of a kernel's, wherever its code is linked to lie.
-/// The last of them are small negative numbers.
+/// Whether a word may be a number that is an address of a kernel's, wherever its code is linked to
+/// lie: one of several, or one that lies between those that it was. Small negative numbers are the
+/// last of them, and none.
 fn may_be_address<D: Domain>(d: &D, word: D::Word) -> bool {
-    const UPPER_HALF: u64 = 1 << 63;
-    const SMALL: u64 = 1 << 16;
-    d.known(word).is_some_and(|number| (UPPER_HALF..=u64::MAX - SMALL).contains(&number))
+    const SMALL: i64 = -(1 << 16);
+    let may_be = |word: D::Word| d.span(word).is_some_and(|(least, _)| least < SMALL);
+    may_be(word) || d.alternatives(word).into_iter().any(may_be)
 }
 
 /// Whether a word is made of the address of the host's own stack. Below RSP, an arm or an earlier
