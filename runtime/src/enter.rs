@@ -34,6 +34,12 @@ pub enum EnterError {
     /// This CPU is not as it has to be for guests to run, or not as `prepare` has found it.
     #[error(transparent)]
     State(#[from] StateError),
+    /// An NMI has ended the last run on this CPU, and NMIs are still blocked: the IRETQ to the guest
+    /// would end that before the host has handled the NMI, and a SYSRETQ would not end it at all.
+    #[error(
+        "NMIs are blocked since the last run: hand the NMI on, or call `Cpu::unblock_nmis`, before a guest runs"
+    )]
+    NmisBlocked,
     /// CS or SS in the guest's frame is not a zero-extended selector. The emitted code compares it
     /// with selectors, and the proofs take it to be zero-extended.
     #[error("the guest's {register} is {found:#x}, which is no selector")]
@@ -208,6 +214,9 @@ impl Cpu<'_> {
         let switcher = self.prepared.switcher;
         let variant = switcher.variant();
         let Config { pcid, paging, .. } = variant.config();
+        if self.prepared.nmis_blocked {
+            return Err(EnterError::NmisBlocked);
+        }
         let of_guests = self.prepared.own.as_ref().map(OwnTables::gdtr);
         let (selectors, then) = (variant.selectors(), self.prepared.then);
         let running = Running::read(cr0, guest, selectors, then, of_guests);
@@ -308,6 +317,7 @@ impl Cpu<'_> {
         // SAFETY: the block is this CPU's alone, and no guest is running.
         unsafe { self.tss_extra().write(idle()) };
         guest.take_back(regs, &extra);
+        self.prepared.nmis_blocked = exit == Exit::Nmi;
         // This comes after everything is the host's again: the host's panic may need that.
         debug_assert!(
             touched.is_none(),

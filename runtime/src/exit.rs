@@ -18,9 +18,10 @@ pub enum Exit {
         /// The vector, 32 to 255.
         vector: u8,
     },
-    /// An NMI arrived while the guest ran. NMIs are not blocked any more, as the exit has executed
-    /// an IRET: the host handles this one at once, or another one may come first. No hook was
-    /// called.
+    /// An NMI arrived while the guest ran. No hook was called. NMIs are blocked, as they are when
+    /// hardware calls a handler: the host's handler, by its own IRET, or
+    /// [`Cpu::unblock_nmis`](crate::Cpu::unblock_nmis) ends that, and until then no guest is entered
+    /// on this CPU.
     Nmi,
     /// A machine check arrived. The host reads the banks, and decides whether it can go on.
     MachineCheck,

@@ -78,8 +78,8 @@
 //! rest, and puts the host's own back before it returns. The host keeps its IDT for itself; a
 //! guest's root does not map it, nor its handlers. While the switcher's is loaded:
 //!
-//! * whatever interrupts *a guest* ends its run, and is an [`Exit`]; NMIs are not blocked any more
-//!   then;
+//! * whatever interrupts *a guest* ends its run, and is an [`Exit`]; after an NMI, NMIs are blocked
+//!   until the host has handled it;
 //! * an NMI or a machine check that interrupts *ring 0*, which is the switcher or the few
 //!   instructions of `enter` around it, calls [`Hooks::nmi`] or [`Hooks::machine_check`] on the
 //!   host's root, with the host's GS and after the mitigations of an exit, and leaves everything as
@@ -117,6 +117,7 @@ mod hooks;
 mod idt;
 mod load;
 mod mapping;
+mod nmi;
 mod pcid;
 mod predictors;
 mod prepare;

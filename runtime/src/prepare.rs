@@ -38,6 +38,8 @@ pub struct Prepared<'s> {
     pub(crate) clean: CleanRoots,
     pub(crate) predictors: Predictors,
     pub(crate) barriers: Barriers,
+    /// Whether an NMI has ended the last run of a guest, and nothing has ended the blocking since.
+    pub(crate) nmis_blocked: bool,
     this_cpu_only: PhantomData<*mut ()>,
 }
 
@@ -138,6 +140,7 @@ impl Switcher {
             clean: CleanRoots::unknown(),
             predictors: Predictors::unknown(),
             barriers: Barriers::Enter,
+            nmis_blocked: false,
             this_cpu_only: PhantomData,
         })
     }

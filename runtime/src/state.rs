@@ -894,6 +894,7 @@ cpu_state! {
         why "The switcher runs with them. With NT, the IRETQ to a guest faults, and the guest is blamed; with AC, SMAP is off.",
         care [
             Checked("`enter` refuses while IF, DF, NT or TF is set, and AC where CR4.SMAP is; so does `prepare` with IF"),
+            Checked("`enter` refuses after an exit by an NMI until the blocking has ended, by the host's handler or `unblock_nmis`"),
             Duty { name: "NMI blocking", what: "`enter` is not called by an NMI's handler: the IRETQ to a guest ends the blocking" },
         ],
         prepare [],

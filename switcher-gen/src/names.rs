@@ -91,8 +91,8 @@ pub enum Label {
     /// [`HostSymbol::EXCEPTION`] leads there where the host has no handler: RSP points to an
     /// [`EventFrame`](crate::layout::EventFrame).
     Unhandled,
-    /// The first byte of what runs only while NMIs are not blocked: the routines, and events on the
-    /// sp0 stack. See `emit/event_return.rs`.
+    /// The first byte of what runs only while NMIs are not blocked: the routines, up to the common
+    /// exit. See `emit/event_return.rs`.
     Routines,
     /// The end of what runs only while NMIs are not blocked.
     RoutinesEnd,

@@ -41,12 +41,16 @@ pub(crate) struct Interruption {
     /// Whether the breakpoint itself stands for the interruption. Then it comes each time that the
     /// path passes the instruction, and exactly there.
     pub(crate) is_breakpoint: bool,
+    /// Whether it may return without an IRET. QEMU's interpreter leaves a null SS on any stack of
+    /// the IST, which only an IRET puts back there.
+    pub(crate) may_leave_ss: bool,
 }
 
 /// A breakpoint that stands for an NMI or a machine check.
-pub(crate) const fn taken_for(name: &'static str) -> Interruption {
+pub(crate) const fn taken_for(name: &'static str, may_leave_ss: bool) -> Interruption {
     Interruption {
         name,
+        may_leave_ss,
         call: call_with_breakpoint,
         count: || Ok(hooks::hooked_nmis() + hooks::hooked_machine_checks()),
         is_breakpoint: true,
@@ -59,7 +63,7 @@ pub(crate) fn boundaries(
     path: &mut Path,
     interruption: &Interruption,
 ) -> Ended {
-    let Interruption { name, call, count, is_breakpoint } = *interruption;
+    let Interruption { name, call, count, is_breakpoint, may_leave_ss } = *interruption;
     let switcher = host.cpu().switcher();
     let base = switcher.base();
     let stubs = switcher.address(Label::EventStubs);
@@ -87,7 +91,8 @@ pub(crate) fn boundaries(
     let same = |host: &mut BareMetal<'_>, at: u64| {
         // SAFETY: `call` does what `checked_call` does; a copy of the IDT exists.
         let outcome = unsafe { host.run_by(&path.setup, call) };
-        let outcome = outcome.map_err(|why| format!("{}: {why:?}", path.name))?;
+        let mut outcome = outcome.map_err(|why| format!("{}: {why:?}", path.name))?;
+        outcome.host.stack_segment_loaded |= may_leave_ss;
         let [expected, other] = &path.expected;
         let compared = expected.compare(&path.setup, &outcome);
         compared

@@ -530,6 +530,9 @@ impl BareMetal<'_> {
             Err(why) => exit::fatal(format_args!("a case's guest was refused: {why}")),
         };
         let after = percpu::scratch();
+        if let Err(why) = self.cpu.unblock_nmis() {
+            exit::fatal(format_args!("the host cannot end an NMI: {why}"));
+        }
 
         let pvcs = read_pvcs(&self.pvcs, &setup.pvcs, self.platform.revision)?;
         let smod_rsp = match self.platform.revision {

@@ -171,6 +171,32 @@ pub fn pcid_enabled() -> bool {
     Cr4::read().contains(Cr4Flags::PCID)
 }
 
+/// Executes an IRETQ to where this code is, which ends the blocking of NMIs.
+///
+/// # Safety
+/// An NMI may come at once, to whatever handler is loaded.
+pub unsafe fn end_nmi_blocking() {
+    // SAFETY: the frame has this code's own address, selectors, flags and stack, at CPL 0, where
+    // this kernel runs.
+    unsafe {
+        core::arch::asm!(
+            "mov {stack}, rsp",
+            "mov {other:e}, ss",
+            "push {other}",
+            "push {stack}",
+            "pushfq",
+            "mov {other:e}, cs",
+            "push {other}",
+            "lea {other}, [rip + 2f]",
+            "push {other}",
+            "iretq",
+            "2:",
+            stack = out(reg) _,
+            other = out(reg) _,
+        );
+    }
+}
+
 global_asm!(
     r#"
     .text

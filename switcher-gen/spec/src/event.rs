@@ -8,13 +8,14 @@
 //! **NMIs are blocked** from the delivery of one until an IRET is executed, whatever event the IRET
 //! returns from (spec/hazards.md, rows 11 and 39). So:
 //!
-//! * a guest's NMI has left the NMIs' stack by the time that an IRETQ ends the blocking, before it
-//!   exits;
+//! * a guest's NMI exits with NMIs still blocked: the host hands it on to its handler, whose IRET
+//!   ends the blocking;
 //! * an NMI in ring 0 keeps others blocked up to the one IRETQ by which it returns;
-//! * #DB and #MC in ring 0 leave NMIs blocked if they were. Within the routines NMIs are never
-//!   blocked, and interrupted code goes on by IRETQ. Elsewhere an NMI's entry, its hook or its
-//!   return may have been interrupted, and that code goes on without an IRETQ;
-//! * in a guest, and in the host after an exit, NMIs are not blocked.
+//! * #DB and #MC in ring 0 leave NMIs blocked if they were. Within the routines, up to the
+//!   common exit, NMIs are never blocked, and interrupted code goes on by IRETQ. Elsewhere an NMI's
+//!   entry, its hook, its return or its exit may have been interrupted, and that code goes on
+//!   without an IRETQ;
+//! * in a guest NMIs are not blocked, and neither are they in the host after any other exit.
 
 use super::{Caller, ExitFrame, Guest, Host, Outcome, Registers, State, return_from_guest};
 use switcher_gen::arch::RFlags;

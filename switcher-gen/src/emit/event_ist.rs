@@ -8,12 +8,12 @@
 //! **Live**: all general registers, the flags in the frame, GS base, CR3.
 //! **May be clobbered**: nothing before it is saved.
 //!
-//! *From a guest* it is an event like any other, but its frame moves to the sp0 stack, by an IRETQ.
-//! The IRETQ ends the blocking of NMIs (spec/hazards.md, row 11), and the next event may then use
-//! this stack. *From ring 0*, NMI and #MC call the host's hook and leave everything as it was: CR3
-//! and GS base are saved and restored exactly, whatever they are, so that no decision rests on the
-//! address that was interrupted, on RSP or on GS (rows 8 to 10). The host's GS base lies at the
-//! stack's top. The host's root is loaded if a guest is being run (host_rsp is not zero). Otherwise
+//! *From a guest* it is an event like any other, but its frame moves to the sp0 stack. After an NMI,
+//! NMIs stay blocked up to the host, which hands the NMI on to its handler; the handler's own IRET
+//! ends the blocking (spec/hazards.md, rows 11 and 60). *From ring 0*, NMI and #MC call the host's
+//! hook and leave everything as it was: CR3 and GS base are saved and restored exactly, whatever
+//! they are, so that no decision rests on the address that was interrupted, on RSP or on GS (rows 8
+//! to 10). The host's GS base lies at the stack's top. The host's root is loaded if a guest is being run (host_rsp is not zero). Otherwise
 //! the host's code was interrupted, on a root of the host's. An LFENCE stands behind that choice: a
 //! wrong prediction must not call a hook on a guest's root. What must be restored is kept on the
 //! stack, so that no register tells a hook anything of what was interrupted (row 47). Mitigations
@@ -35,8 +35,6 @@ use crate::variant::Variant;
 
 #[rustfmt::skip]
 pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
-    let selectors = variant.selectors();
-
     asm!(a
         ; =>Label::EventDb
         ; test  BYTE [BYTE rsp + IretFrame::cs.low_byte()], Selectors::RPL.cast_signed()
@@ -66,17 +64,14 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; mov   QWORD [BYTE rdi + EventFrame::error_code.below_end()], rsi
         ; mov   rsi, QWORD [BYTE rsp + EventOnIst::event + EventFrame::vector]
         ; mov   QWORD [BYTE rdi + EventFrame::vector.below_end()], rsi
-        ; sub   rdi, BYTE size_of::<EventFrame>() as i8
-        /// The IRETQ ends the blocking of NMIs; the next one has this stack for itself.
-        ; push  selectors.kernel_ds().into()
-        ; push  rdi
-        ; pushfq
-        ; push  selectors.kernel_cs().into()
-        ; lea   rdi, [=>Label::EventOnSp0]
-        ; push  rdi
-        ; mov   rsi, QWORD [BYTE rsp + LeavingIst::saved + EventOnIst::rsi]
-        ; mov   rdi, QWORD [BYTE rsp + LeavingIst::saved + EventOnIst::rdi]
-        ; iretq
+        /// RDI below it, from where it is loaded once RSP is there. No IRETQ: NMIs stay as they are.
+        ; sub   rdi, BYTE size_of::<LeavingIst>() as i8
+        ; mov   rsi, QWORD [BYTE rsp + EventOnIst::rdi]
+        ; mov   QWORD [BYTE rdi + LeavingIst::rdi], rsi
+        ; mov   rsi, QWORD [BYTE rsp + EventOnIst::rsi]
+        ; mov   rsp, rdi
+        ; pop   rdi
+        ; jmp   =>Label::EventOnSp0
 
         /// Ring 0's, left over from a MOV SS of the guest's: ignored, and not met again.
         ; =>Label::EventDbRing0

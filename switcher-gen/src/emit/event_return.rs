@@ -7,11 +7,11 @@
 //! **May be clobbered**: flags, and the stack below the frame.
 //!
 //! An IRETQ ends the blocking of NMIs, whatever it returns to. If what was interrupted is an NMI's
-//! own entry, its hook or its return, the next NMI would then overwrite the frame that this one
-//! still needs. So the IRETQ is only for code in which NMIs are never blocked: the routines and
-//! events on the sp0 stack, from [`Label::Routines`] to [`Label::RoutinesEnd`]. There RSP may be a
-//! guest's. Everywhere else, in the IST's events, in stubs and in the host's code, RSP is a stack
-//! of ring 0, and there is another way back: flags, RIP and CS are written below the 128 bytes
+//! own entry, its hook, its return or its exit, the next NMI would then come too early, and
+//! overwrite the frame that this one still needs. So the IRETQ is only for code in which NMIs are
+//! never blocked: the routines up to the common exit, from [`Label::Routines`] to
+//! [`Label::RoutinesEnd`]. There RSP may be a guest's. Everywhere else, in the common exit, in
+//! events, in stubs and in the host's code, RSP is a stack of ring 0, and there is another way back: flags, RIP and CS are written below the 128 bytes
 //! under RSP that host code may use, and a far RET takes them from there. A far RET does not change
 //! whether NMIs are blocked. CPUs do not predict it either, so nothing that a guest has trained can
 //! lead it astray; a near RET would need the mitigations of an exit.

@@ -66,16 +66,9 @@ const ENTRY_ALIGNMENT: usize = 16;
 pub fn switcher<S: Sink>(a: &mut S, variant: &Variant) {
     a.place(variant.placement());
     a.dynamic_label(Label::Routines);
-    enter_guest::emit::<S, PerCpu>(a, variant);
-    return_to_guest::emit(a, variant);
-    a.align(ENTRY_ALIGNMENT, FILLER);
-    syscall_64::emit::<S, PerCpu>(a, variant);
-    exit::<S, PerCpu>(a, variant);
-    a.align(ENTRY_ALIGNMENT, FILLER);
-    syscall_compat::emit(a, variant);
+    routines::<S, PerCpu>(a, variant);
     a.align(ENTRY_ALIGNMENT, FILLER);
     event::emit(a, variant);
-    a.dynamic_label(Label::RoutinesEnd);
     event_ist::emit(a, variant);
     event_stubs::emit(a, variant);
     a.align(SIZE, FILLER);
@@ -86,18 +79,23 @@ pub fn switcher<S: Sink>(a: &mut S, variant: &Variant) {
 
 /// Emits the routines of a switcher for a kernel that has a block `B` and event entries of its own.
 /// The per-CPU block is reached through GS.
-///
-/// The answer to a 32-bit SYSCALL lies between `entry_SYSCALL_64_switcher` and the label of its
-/// safe stack, because that is the range in which the handlers of such kernels take RSP for the
-/// guest's.
 pub fn drop_in<S: Sink, B: BlockLayout>(a: &mut S, variant: &Variant) {
     a.place(Placement::Gs);
+    routines::<S, B>(a, variant);
+}
+
+/// Emits what is called, or reached by SYSCALL.
+///
+/// The answer to a 32-bit SYSCALL lies between `entry_SYSCALL_64_switcher` and the label of its
+/// safe stack, because that is the range in which the handlers of other kernels take RSP for the
+/// guest's. The common exit is the last, because RSP is the host's from there on.
+fn routines<S: Sink, B: BlockLayout>(a: &mut S, variant: &Variant) {
     enter_guest::emit::<S, B>(a, variant);
     return_to_guest::emit(a, variant);
     a.align(ENTRY_ALIGNMENT, FILLER);
     syscall_64::emit::<S, B>(a, variant);
     a.align(ENTRY_ALIGNMENT, FILLER);
-    syscall_compat::routine(a, variant);
+    syscall_compat::emit(a, variant);
     exit::<S, B>(a, variant);
 }
 

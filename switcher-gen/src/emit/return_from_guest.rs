@@ -1,8 +1,9 @@
 //! `switcher_return_from_guest`: the common exit, the second half of `switcher_enter_guest`.
 //!
 //! **Reached** from `syscall_64` (falling through) and by a jump from the host's own handlers of
-//! events that interrupted a guest. CPL 0, interrupts off, the host's GS, a guest's root. RSP
-//! points to a whole [`PtRegs`](crate::layout::PtRegs) on the sp0 stack or on one of the IST.
+//! events that interrupted a guest. CPL 0, interrupts off, the host's GS, a guest's root. If an NMI
+//! has interrupted the guest, NMIs are blocked, and stay so. RSP points to a whole
+//! [`PtRegs`](crate::layout::PtRegs) on the sp0 stack or on one of the IST.
 //! **Live**: RSP and the per-CPU block. The general registers are the guest's, already saved.
 //! **May be clobbered**: all of them.
 //!
@@ -18,6 +19,8 @@ use crate::variant::Variant;
 
 #[rustfmt::skip]
 pub(super) fn emit<S: Sink, B: BlockLayout>(a: &mut S, variant: &Variant) {
+    // From here on, RSP is the host's, and an NMI may be on its way to the host.
+    a.dynamic_label(Label::RoutinesEnd);
     entry_point(a, variant, Label::ReturnFromGuest);
     asm!(a
         /// The host's root.

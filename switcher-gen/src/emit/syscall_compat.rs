@@ -12,23 +12,15 @@
 use switcher_macros::asm;
 
 use super::entry_point;
-use crate::asm::{Label, Sink, Window};
+use crate::asm::{Label, Sink};
 use crate::variant::Variant;
 
 /// Linux's "no such system call".
 const ENOSYS: i32 = 38;
 
-pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
-    a.open(Window::GuestRoot);
-    a.open(Window::UnsafeStack);
-    routine(a, variant);
-    a.close(Window::UnsafeStack);
-    a.close(Window::GuestRoot);
-}
-
-/// The routine itself, where both windows are open already.
+/// Both windows of `syscall_64` are open here, and stay so.
 #[rustfmt::skip]
-pub(super) fn routine<S: Sink>(a: &mut S, variant: &Variant) {
+pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
     entry_point(a, variant, Label::SyscallCompat);
     asm!(a
         /// There is no 32-bit SYSCALL: -ENOSYS.

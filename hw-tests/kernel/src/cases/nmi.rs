@@ -57,7 +57,10 @@ pub(super) const CASES: &[HostCase] = &[
 /// What the switcher takes for an NMI or a machine check comes before every instruction of every
 /// path, each time that the path passes it. The guest and the host end up as they do without it.
 fn at_every_boundary(host: &mut BareMetal<'_>, paths: &mut [Path], event: u8) -> Ended {
-    let interruption = taken_for(if event == vector::NMI { "an NMI" } else { "a machine check" });
+    let interruption = match event {
+        vector::NMI => taken_for("an NMI", false),
+        _ => taken_for("a machine check", true),
+    };
     let copy = IdtCopy::new(host, |gates| {
         gates[usize::from(vector::DB)] = gates[usize::from(event)];
     })?;
@@ -93,7 +96,7 @@ fn boundaries_with_host_rsp(host: &mut BareMetal<'_>, paths: &[Path]) -> Ended {
         gates[usize::from(vector::DB)] = gates[usize::from(vector::NMI)];
     })?;
     let paths = paths.iter().filter(|path| path.executes.1 != 0);
-    let interruption = taken_for("an NMI");
+    let interruption = taken_for("an NMI", false);
     let rsp = Stack::Nmi.top(0);
     let ended = paths.map(|path| boundaries(host, &mut path.with_rsp(rsp), &interruption));
     let ended = ended.sum::<Ended>();

@@ -1,5 +1,6 @@
 //! A second NMI is sent while the first one is handled: it is blocked until then, and arrives
-//! (spec/hazards.md, row 11: an IRET ends the blocking before the guest runs).
+//! (spec/hazards.md, rows 11 and 39: an NMI's last instruction ends the blocking in ring 0, and the
+//! host after an exit).
 //!
 //! A breakpoint sends the NMIs, at each instruction in turn. Its handler must not return by IRETQ,
 //! which would end the blocking in the switcher's place, and it writes to no stack but its own.
@@ -117,6 +118,9 @@ static BLOCKED: AtomicU64 = AtomicU64::new(0);
 /// Whether an NMI had not arrived when the switcher returned, or too many had.
 static LOST: AtomicBool = AtomicBool::new(false);
 
+/// Whether a second NMI has arrived before the host has ended the blocking.
+static EARLY: AtomicBool = AtomicBool::new(false);
+
 /// Makes the breakpoint send an NMI wherever RSP is, or only on the NMIs' own stack, which is
 /// during an NMI.
 fn send_where(on_the_stack_of_nmis: bool) {
@@ -137,10 +141,13 @@ fn wait_for(wanted: impl Fn() -> u64, arrived: impl Fn() -> u64) {
 
 /// How many NMIs the breakpoint has sent, if all of them and all second ones have arrived.
 fn count() -> Result<u64, String> {
-    match LOST.load(Ordering::Acquire) {
-        false => Ok(SENT.load(Ordering::Acquire)),
-        true => Err("an NMI was sent, and had not arrived when the switcher returned".into()),
+    if LOST.load(Ordering::Acquire) {
+        return Err("an NMI was sent, and had not arrived when the switcher returned".into());
     }
+    if EARLY.load(Ordering::Acquire) {
+        return Err("an NMI came while the one before it was on its way to the host".into());
+    }
+    Ok(SENT.load(Ordering::Acquire))
 }
 
 /// The breakpoint before an instruction of the switcher sends the first NMI, which arrives in the
@@ -183,7 +190,8 @@ unsafe fn call_after_one(entry: u64) -> *mut PtRegs {
 }
 
 /// The first NMI is blocked until the IRETQ that enters the guest, and is the guest's exit; the
-/// breakpoint sends the second while the first is handled, and it comes in ring 0.
+/// breakpoint sends the second on the way out. It is still blocked in the host, which executes the
+/// IRET that ends this.
 ///
 /// # Safety
 /// The contract of [`call_with_two`] must hold, and the guest is entered by IRETQ.
@@ -205,6 +213,12 @@ unsafe fn call_with_one_pending(entry: u64) -> *mut PtRegs {
     // SAFETY: the caller vouches for `entry`.
     let frame = unsafe { checked_call(entry) };
     set_breakpoint(false);
+    // All instructions up to here have had their turn: it would have come.
+    if hooks::hooked_nmis() != hooked {
+        EARLY.store(true, Ordering::Release);
+    }
+    // SAFETY: the switcher's IDT is loaded, whose hook takes the NMI.
+    unsafe { cpu::end_nmi_blocking() };
     wait_for(|| hooked + SENT.load(Ordering::Acquire) - sent, hooks::hooked_nmis);
     frame
 }
@@ -247,8 +261,13 @@ fn arrives(host: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
 fn each(host: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     let mut seconds = 0;
     send_where(false);
-    let two =
-        Interruption { name: "a second NMI", call: call_with_two, count, is_breakpoint: false };
+    let two = Interruption {
+        name: "a second NMI",
+        call: call_with_two,
+        count,
+        is_breakpoint: false,
+        may_leave_ss: false,
+    };
     for path in paths {
         seconds += boundaries(host, path, &two)?;
     }
@@ -264,6 +283,8 @@ fn each(host: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     let in_host = Path::of_event("an NMI in the host", setup.clone(), in_host, by);
     let by: &[_] = &[(EventNmi, 1), (EventIstFromGuest, 1)];
     let in_guest = Path::of_event("an NMI in the guest", setup, in_guest, by);
+    // It executes no IRETQ.
+    let in_guest = Path { executes: (in_guest.executes.0, 0), least: 15, ..in_guest };
     let calls = [call_after_one as unsafe fn(u64) -> *mut PtRegs, call_with_one_pending];
     for (path, call) in [in_host, in_guest].iter_mut().zip(calls) {
         seconds += boundaries(host, path, &Interruption { call, ..two })?;

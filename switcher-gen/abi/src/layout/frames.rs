@@ -251,16 +251,17 @@ pub struct EventOnIst {
     pub event: EventFrame,
 }
 
-/// An event on a stack of the IST, with the frame of the IRETQ that leads to the sp0 stack.
+/// The end of the sp0 stack when an event of a guest has come there from a stack of the IST: one
+/// register is still to be loaded from below it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
 #[repr(C)]
-#[asm(size = 112, align = 8)]
+#[asm(size = 64, align = 8)]
 #[expect(missing_docs, reason = "registers are what they are called")]
 pub struct LeavingIst {
-    #[asm(at = 0x00, nested)]
-    pub iret: IretFrame,
-    #[asm(at = 0x28, nested)]
-    pub saved: EventOnIst,
+    #[asm(at = 0x00)]
+    pub rdi: u64,
+    #[asm(at = 0x08, nested)]
+    pub event: EventFrame,
 }
 
 /// What POPFQ and a far RET take to return to ring 0 without an IRETQ: it lies on the stack that is
@@ -292,8 +293,8 @@ pub struct Sp0;
 
 impl Sp0 {
     /// The least size of the stack, in bytes: a [`PtRegs`], and below it what a #MC and a #DB need
-    /// to return, each once, if they interrupt an entry that is not one of the routines: a #DB that
-    /// a guest has left pending by a MOV SS comes at the first instruction of a stub.
+    /// to return, each once, if they interrupt an event's entry or the common exit: a #DB that a
+    /// guest has left pending by a MOV SS comes at the first instruction of a stub.
     pub const LEAST: usize = size_of::<PtRegs>() + 2 * FarFrame::ROOM;
 }
 

@@ -138,10 +138,25 @@ impl<D: Domain> Blocking<D> {
         }
     }
 
-    /// What must hold of NMIs where the guest goes on, or the host after its call: whatever has
-    /// interrupted a guest is over.
+    /// What must hold of NMIs where the guest goes on: whatever has interrupted it is over.
     pub(crate) fn is_over(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
         goals.add(obligation::NMI_UNBLOCKED, d.not(state.nmi_blocked), "NMIs");
+    }
+
+    /// What must hold of NMIs in the host after its call. An NMI that has interrupted the guest is
+    /// the host's to hand on, and others wait until its handler is over.
+    pub(crate) fn has_exited(
+        &self,
+        d: &D,
+        entry: Entry<'_>,
+        goals: &mut Goals<D>,
+        state: &Machine<D>,
+    ) {
+        if entry.theorem.is_of_nmis() {
+            goals.add(obligation::NMI_KEPT, state.nmi_blocked, "NMIs");
+        } else {
+            self.is_over(d, goals, state);
+        }
     }
 
     /// What must hold of an access to the stack of the interrupted code.
@@ -182,10 +197,10 @@ fn has_room<D: Domain>(d: &D, entry: Entry<'_>, state: &Machine<D>) -> bool {
             RegionName::IstStack => OWN_STACK,
             // This is all that a host has there, less their room.
             RegionName::Sp0Stack => -stack.start - 2 * ROOM,
-            // The host promises as much below its own RSP, and where its code raises an exception
-            // that is handed on, room for an event besides.
+            // The host promises as much below its own RSP and below what the code uses there, and
+            // where its code raises an exception that is handed on, room for an event besides.
             RegionName::HostStack if entry.hands_on() => OWN_STACK,
-            RegionName::HostStack => 0,
+            RegionName::HostStack => -stack.start,
             // The frame of the far RET lies there.
             RegionName::InterruptedStack => ROOM,
             RegionName::Tss

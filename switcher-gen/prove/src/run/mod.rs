@@ -220,9 +220,9 @@ fn judge_end<D: Domain>(
             in_guest(d, world, watch, goals, (theorem, extent), by_sysretq, saved)
         }
         End::Host => {
+            // This comes first: it may be the reason for a frame on the wrong stack.
+            watch.blocking.has_exited(d, watch.entry, goals, &world.machine);
             if theorem.is_on_ist() {
-                // This comes first: it may be the reason for a frame on the wrong stack.
-                watch.blocking.is_over(d, goals, &world.machine);
                 let is_once = d.bit(!watch.blocking.is_on_ist_again());
                 goals.add(obligation::NMI_STACK, is_once, "address");
             }
