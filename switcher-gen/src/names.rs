@@ -96,6 +96,12 @@ pub enum Label {
     Routines,
     /// The end of what runs only while NMIs are not blocked.
     RoutinesEnd,
+    /// The host's call of its own handler of an event that has ended a guest's run.
+    HandOn,
+    /// The same of a handler that has a stack of its own.
+    HandOnStack,
+    /// That handler has returned.
+    HandedOn,
     /// The entry of #DB.
     EventDb,
     /// An event of a guest, on a stack of the IST.
@@ -155,7 +161,7 @@ pub enum Label {
 
 impl Label {
     /// All labels, in the order of their declaration.
-    pub const ALL: [Self; 69] = [
+    pub const ALL: [Self; 72] = [
         Self::EnterGuest,
         Self::ReturnToGuest,
         Self::ReturnByIretq,
@@ -198,6 +204,9 @@ impl Label {
         Self::Unhandled,
         Self::Routines,
         Self::RoutinesEnd,
+        Self::HandOn,
+        Self::HandOnStack,
+        Self::HandedOn,
         Self::EventDb,
         Self::EventIstFromGuest,
         Self::EventDbRing0,
@@ -273,6 +282,9 @@ impl Label {
             Self::Unhandled => ".Lunhandled",
             Self::Routines => "switcher_routines",
             Self::RoutinesEnd => "switcher_routines_end",
+            Self::HandOn => "switcher_hand_on",
+            Self::HandOnStack => "switcher_hand_on_stack",
+            Self::HandedOn => ".Lhanded_on",
             Self::EventDb => ".Levent_db",
             Self::EventIstFromGuest => ".Levent_ist_from_guest",
             Self::EventDbRing0 => ".Levent_db_ring_0",

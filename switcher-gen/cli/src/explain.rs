@@ -57,6 +57,7 @@ const EMITTERS: &[(&str, Option<&str>, &str)] = &[
     ("event", Some("event.rs"), "Events from the guest"),
     ("event_ist", Some("event.rs"), "Events from the guest"),
     ("event_return", Some("event.rs"), "Events from the guest"),
+    ("hand_on", Some("hand_on.rs"), "Handing events on"),
     ("event_stubs", Some("event.rs"), "Events from the guest"),
     ("mitigations", None, "Mitigations"),
     ("mod", None, "Mitigations"),

@@ -60,9 +60,12 @@ fn entries(target: &Target) -> BTreeMap<Name, u64> {
     add(1, 0, Label::Syscall64.name(), Some(target.syscall_64));
     add(2, 0, Label::SyscallCompat.name(), target.syscall_compat);
     add(3, 0, Label::ReturnFromGuest.name(), Some(target.return_from_guest));
+    let [here, on_stack] = target.hand_on;
+    add(4, 0, Label::HandOn.name(), here);
+    add(5, 0, Label::HandOnStack.name(), on_stack);
     for gate in target.gates.iter().flatten() {
         let name = format!("{STUB}{}, IST {}, DPL {}", gate.vector, gate.ist, gate.dpl);
-        add(4, gate.vector, &name, Some(gate.address));
+        add(6, gate.vector, &name, Some(gate.address));
     }
     entries
 }

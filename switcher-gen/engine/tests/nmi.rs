@@ -634,7 +634,7 @@ fn a_second_nmi_during_the_exit_of_the_first_waits_for_the_host() {
         let (boundaries, through) = rig.run(start, usize::MAX, Interruption::Nothing);
         assert_eq!(through.state.nmi_blocked, is_nmi, "{what}");
         for at in 0..boundaries {
-            let mut waiting = rig.run_nested(start, &[(other, at)]);
+            let waiting = rig.run_nested(start, &[(other, at)]);
             assert_eq!(waiting.pending, is_nmi.into(), "{what}: at {at}");
             assert_eq!(waiting.state.nmi_blocked, is_nmi, "{what}: at {at}");
         }
@@ -710,7 +710,10 @@ fn what_interrupts_an_nmi_leaves_the_next_one_blocked() {
             // host, unless they are due only after the end.
             let is_guests = matches!(start, Start::Event(vector::NMI));
             let is_waiting = nested.pending == 1 && nested.state.nmi_blocked;
-            assert!(nested.pending == 0 || is_guests && is_waiting, "{name}: {start:?}: {events:?}");
+            assert!(
+                nested.pending == 0 || is_guests && is_waiting,
+                "{name}: {start:?}: {events:?}"
+            );
             assert_eq!(nested.state.nmi_blocked, is_guests, "{name}: {start:?}: {events:?}");
             let nmis = if is_guests { 0 } else { 2 };
             assert!(nested.hooks >= nmis, "{name}: {start:?}: {events:?}");

@@ -374,7 +374,7 @@ mod tests {
         let part = listing.between(Label::Syscall64, Label::ExitEretu);
         assert!(matches!(&part[0], Line::Routine { file } if file == "emit/syscall_64.rs"));
         let files = part.iter().filter(|line| matches!(line, Line::Routine { .. })).count();
-        assert_eq!(files, 4, "syscall_64, to_smod, syscall_64, to_umod");
+        assert_eq!(files, 5, "syscall_64, to_smod, syscall_64, to_umod, syscall_compat");
         assert_eq!(listing.between(Label::ExitEretu, Label::Syscall64), []);
     }
 }

@@ -39,11 +39,13 @@ use switcher_gen::asm::Label;
 
 /// Labels that are called or jumped to from outside, and so start a function. The others are
 /// places inside of one.
-const FUNCTIONS: [Label; 6] = [
+const FUNCTIONS: [Label; 8] = [
     Label::EnterGuest,
     Label::Syscall64,
     Label::ReturnFromGuest,
     Label::SyscallCompat,
+    Label::HandOn,
+    Label::HandOnStack,
     Label::Event,
     Label::EventStubs,
 ];

@@ -70,6 +70,8 @@ impl<'t> EntryPoints<'t> {
             Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst => {
                 Begins::at(Some(target.return_from_guest))
             }
+            Theorem::HandOn => Begins::at(target.hand_on[0]),
+            Theorem::HandOnStack => Begins::at(target.hand_on[1]),
             of_event => {
                 let vectors = of_event.event().map(|(vectors, _)| vectors);
                 let stubs = vectors.map(|vectors| stubs.partition(vectors)).unwrap_or_default();
@@ -148,7 +150,8 @@ impl<'a> Entry<'a> {
     /// Whether all that is executed has to be where [`code`](Self::code) says: an exception there
     /// would be handed on to the host otherwise, with a guest's RSP, root or GS base.
     pub(crate) fn is_confined(self) -> bool {
-        self.target.extent.is_none() && self.points.hand_on()
+        // Under the host's own IDT, an exception comes to the host wherever it is.
+        self.target.extent.is_none() && self.points.hand_on() && !self.theorem.hands_on()
     }
 
     /// Where the target's code is: of an image, all of it; of others' code, from the first

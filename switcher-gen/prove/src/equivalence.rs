@@ -9,7 +9,7 @@ use crate::goal::{Goal, Goals};
 use crate::layouts::ExtraField;
 use crate::prover::{Prover, Unknowns, assume};
 use crate::run::end::End;
-use crate::run::events::is_in_code;
+use crate::run::events::{CLOBBERED, is_in_code};
 use crate::run::execute::execute;
 use crate::run::watch::Watch;
 use crate::target::Target;
@@ -85,9 +85,12 @@ pub(crate) fn compare_runs<D: Domain>(
     }
     let same = obligation::UNCHANGED;
     let (a, b) = (&world.machine, &second.machine);
-    // What the contract lets host code find there, nobody compares.
+    // What the contract lets host code find there, nobody compares, and what a function may clobber
+    // that is no exit.
     let is_any = |register| {
-        register == Gpr::Rdi && matches!(end, End::Host) && world.setting.promises(Clauses::ANY_RDI)
+        let is_promised = register == Gpr::Rdi && world.setting.promises(Clauses::ANY_RDI);
+        let is_clobbered = one.theorem.hands_on() && CLOBBERED.contains(&register);
+        matches!(end, End::Host) && (is_promised || is_clobbered)
     };
     for register in Gpr::ALL.into_iter().filter(|register| !is_any(*register)) {
         goals.equal(d, same, register.name(), a.get(register), b.get(register));

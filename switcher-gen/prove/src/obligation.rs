@@ -361,6 +361,12 @@ obligations! {
     HANDED_ON = "handed-on" Host [SwapgsParity, RspAtNmiStack, VectorUnlikeOthers]
         "what the host's own code has raised reaches its handler as the CPU has delivered it",
         "code of the host handles an event of the switcher's on a stack that a guest has chosen, or returns elsewhere than it was interrupted";
+    HAND_ON = "hand-on" Host [HandedOn]
+        "the host's handler of an event that has ended a run finds what the CPU would have delivered, once",
+        "the host handles an event with other flags, on another stack or with NMIs no longer blocked, or not at all";
+    HANDED_BACK = "handed-back" Host [HandedOn, Registers]
+        "whoever hands an event on goes on as it was, with interrupts off",
+        "code of the host goes on with other values";
     FATAL_TRAP = "fatal-trap" Host [PastTrap]
         "UD2 comes after the call of a hook that does not return",
         "a host that cannot go on goes on";

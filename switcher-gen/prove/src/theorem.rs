@@ -58,6 +58,10 @@ pub enum Theorem {
     /// An event at the IRETQ to a guest that its frame's values do not cause, with an error code:
     /// such as a page fault of the stack, which is the host's.
     FatalErrorAtIretq,
+    /// `switcher_hand_on`, called.
+    HandOn,
+    /// `switcher_hand_on_stack`, called.
+    HandOnStack,
 }
 
 impl Theorem {
@@ -71,7 +75,7 @@ impl Theorem {
     ];
 
     /// The theorems about event entries.
-    pub const EVENTS: [Self; 16] = [
+    pub const EVENTS: [Self; 18] = [
         Self::Gates,
         Self::Event,
         Self::EventError,
@@ -88,14 +92,22 @@ impl Theorem {
         Self::FatalErrorInRing0,
         Self::FatalAtIretq,
         Self::FatalErrorAtIretq,
+        Self::HandOn,
+        Self::HandOnStack,
     ];
 
     /// The theorems that `target` has the code for.
     pub fn of(target: &Target) -> impl Iterator<Item = Self> {
         let events = if target.gates.is_some() { &Self::EVENTS[..] } else { &[] };
-        let has_compat = target.syscall_compat.is_some();
+        let compat = target.syscall_compat.is_some();
+        let hand_on = target.hand_on.map(|at| at.is_some());
         let all = Self::ALL.iter().chain(events).copied();
-        all.filter(move |theorem| has_compat || *theorem != Self::SyscallCompat)
+        all.filter(move |theorem| match theorem {
+            Self::SyscallCompat => compat,
+            Self::HandOn => hand_on[0],
+            Self::HandOnStack => hand_on[1],
+            _ => true,
+        })
     }
 
     /// Its name in reports.
@@ -123,12 +135,14 @@ impl Theorem {
             Self::FatalErrorInRing0 => "ring 0 (others, error code)",
             Self::FatalAtIretq => "IRETQ (others)",
             Self::FatalErrorAtIretq => "IRETQ (others, error code)",
+            Self::HandOn => "hand_on",
+            Self::HandOnStack => "hand_on (stack)",
         }
     }
 
     pub(crate) const fn start(self) -> Start {
         match self {
-            Self::EnterGuest => Start::Call,
+            Self::EnterGuest | Self::HandOn | Self::HandOnStack => Start::Call,
             Self::Syscall64 => Start::Guest,
             Self::SyscallCompat => Start::Guest32,
             Self::ReturnFromGuest => Start::Handler { ist: false },
@@ -211,7 +225,12 @@ impl Theorem {
 
     /// Whether it is about event entries.
     pub(crate) const fn is_of_events(self) -> bool {
-        matches!(self, Self::Gates) || self.event().is_some()
+        matches!(self, Self::Gates) || self.hands_on() || self.event().is_some()
+    }
+
+    /// Whether the host hands an event on that has ended a guest's run: its own IDT is loaded then.
+    pub(crate) const fn hands_on(self) -> bool {
+        matches!(self, Self::HandOn | Self::HandOnStack)
     }
 
     /// Whether ring 0 is interrupted, in a state that may be any.

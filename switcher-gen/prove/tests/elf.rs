@@ -115,7 +115,7 @@ fn the_linker_and_the_disassembler_accept_it() {
     let disassembly = run("objdump", &["-d".as_ref(), relinked.as_ref()]);
     // Behind the end there is nothing.
     // One of two names of a place is shown, and none of the end.
-    let unseen = [Label::EventStubsEnd, Label::Routines];
+    let unseen = [Label::EventStubsEnd, Label::Routines, Label::RoutinesEnd];
     for (label, _) in image.symbols().into_iter().filter(|(l, _)| !unseen.contains(l)) {
         assert!(disassembly.contains(&format!("<{}>:", label.name())), "{}", label.name());
     }

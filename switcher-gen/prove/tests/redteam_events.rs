@@ -3,88 +3,20 @@
 //!
 //! Row numbers are those of spec/hazards.md.
 
+mod ours;
 mod text;
 
 use iced_x86::{Code, Instruction, MemoryOperand, Register};
+use ours::{Ours, proved, refused, stack};
+use switcher_gen::Variant;
 use switcher_gen::arch::vector;
 use switcher_gen::asm::Label;
 use switcher_gen::layout::{OrigAx, PerCpu, PtRegs, Pvcs, TssExtra};
-use switcher_gen::{Image, Variant};
 use switcher_model::Program;
 use switcher_prove::mutate;
 use switcher_prove::mutate::Operator;
 use switcher_prove::{Findings, Prover, Target, Verdict};
 use text::text;
-
-fn image(variant: &str) -> Image {
-    Image::new(&variant.parse().unwrap()).unwrap()
-}
-
-/// An image, and where it is attacked.
-struct Ours {
-    image: Image,
-    target: Target,
-}
-
-impl Ours {
-    fn new(variant: &str) -> Self {
-        let image = image(variant);
-        let target = Target::image(&image);
-        Self { image, target }
-    }
-
-    fn at(&self, label: Label) -> u64 {
-        Target::BASE + u64::from(self.image.offset(label))
-    }
-
-    /// `more` in front of what is at `label`.
-    fn with(&self, label: Label, more: &[Instruction]) -> Target {
-        mutate::inserted(&self.target, self.at(label), more).unwrap()
-    }
-
-    /// The instruction after `from` that reads `text`.
-    fn find(&self, from: Label, text: &str) -> u64 {
-        let mut at = self.at(from);
-        while self.target.program.text(at).unwrap() != text {
-            at = self.target.program.instruction(at).next_ip();
-        }
-        at
-    }
-
-    /// The first of that code after `from`.
-    fn code(&self, from: Label, code: Code) -> u64 {
-        let mut at = self.at(from);
-        while self.target.program.instruction(at).code() != code {
-            at = self.target.program.instruction(at).next_ip();
-        }
-        at
-    }
-
-    /// A jump to what `more` stands in front of.
-    fn on(&self, code: Code) -> Instruction {
-        Instruction::with_branch(code, mutate::behind(&self.target)).unwrap()
-    }
-
-    /// The code with other bytes.
-    fn patched(&self, at: u64, bytes: &[u8]) -> Target {
-        let mut target = self.target.clone();
-        target.program.patch(at, bytes);
-        target
-    }
-
-    fn gate(&self, vector: u8) -> usize {
-        let mut gates = self.target.gates.iter().flatten();
-        gates.position(|gate| gate.vector == vector).unwrap()
-    }
-
-    fn stub(&self, vector: u8) -> u64 {
-        self.target.gates.as_ref().unwrap()[self.gate(vector)].address
-    }
-}
-
-fn stack(displacement: i64) -> MemoryOperand {
-    MemoryOperand::with_base_displ(Register::RSP, displacement)
-}
 
 /// A comparison of the vector, which is at the top of the stack.
 fn compare(vector: u8) -> Instruction {
@@ -97,25 +29,6 @@ fn release(bytes: i32) -> Instruction {
 
 fn iretq() -> Instruction {
     Instruction::with(Code::Iretq)
-}
-
-#[track_caller]
-fn refused(target: &Target, row: u8, obligation: &str) {
-    // What is wrong on a path may be wrong where a prediction leads, too.
-    let Findings { refuted, .. } = Prover::default().findings(target).unwrap();
-    let found = refuted.iter().find(|found| found.obligation.name == obligation);
-    let found = found.unwrap_or_else(|| panic!("{obligation}: {refuted:?}"));
-    assert!(found.obligation.rows.iter().any(|it| it.number() == row), "row {row}: {found}");
-    assert!(found.replay(target), "{found}");
-}
-
-#[track_caller]
-fn proved(target: &Target) {
-    match Prover::default().prove(target) {
-        Verdict::Proved(_) => {}
-        Verdict::Refuted(found) => panic!("{found}"),
-        other => panic!("{other:?}"),
-    }
 }
 
 const VARIANTS: [&str; 2] = ["intel-4level", "amd-la57-percpu"];
@@ -530,9 +443,9 @@ fn what_lies_deep_below_rsp_is_overwritten() {
             // That much is left alone.
             proved(&ours.with(label, &keep(Register::R15, -0x80)));
         }
-        let iretq = ours.find(Label::EventIstFromGuest, "iretq");
+        let switch = ours.find(Label::EventIstFromGuest, "mov rsp,rdi");
         let kept = keep(Register::RSI, -0x98);
-        refused(&mutate::inserted(&ours.target, iretq, &kept).unwrap(), 38, "exit-frame");
+        refused(&mutate::inserted(&ours.target, switch, &kept).unwrap(), 38, "exit-frame");
         // RSP is raised over what is pushed, and over what the CPU has pushed.
         let pop = ours.find(Label::InterruptionOver, "pop r15");
         let raised = |by: i32| {
@@ -711,19 +624,33 @@ fn what_is_executed_lies_where_the_event_entries_say() {
     let mut others = ours.target.clone();
     others.extent = None;
     proved(&others);
-    // Only an IRETQ and a RET lead there, and nothing that is known to be executed lies behind it.
+    // Only a RET leads there, and nothing that is known to be executed lies behind it.
+    let rax = Register::RAX;
+    let lea = MemoryOperand::with_base_displ(Register::RIP, ours.at(Label::EventOnSp0) as i64);
+    let more = [
+        Ok(Instruction::with1(Code::Push_r64, rax).unwrap()),
+        Instruction::with2(Code::Lea_r64_m, rax, lea),
+        Instruction::with2(Code::Xchg_rm64_r64, stack(0), rax),
+        Ok(Instruction::with(Code::Retnq)),
+        Ok(Instruction::with(Code::Int3)),
+    ];
+    let mut others =
+        mutate::inserted(&others, ours.at(Label::EventOnSp0), &more.map(Result::unwrap)).unwrap();
+    let end = others.routines.as_ref().unwrap().end;
+    let after = |start: u64, code| {
+        let mut ahead = (0..200).scan(start, |at, _| {
+            let instruction = others.program.instruction(*at);
+            *at = instruction.next_ip();
+            Some(instruction)
+        });
+        ahead.find(|instruction| instruction.code() == code).unwrap()
+    };
+    let lea = after(end, Code::Lea_r64_m).next_ip();
+    let back = after(after(lea, Code::Retnq).next_ip(), Code::Int3).next_ip();
     let filler = ours.at(Label::End) - 16;
-    let on_sp0 = ours.at(Label::EventOnSp0);
-    let mut lea = ours.at(Label::RoutinesEnd);
-    let names = |at: u64| others.program.instruction(at).ip_rel_memory_address() == on_sp0;
-    while others.program.instruction(lea).code() != Code::Lea_r64_m || !names(lea) {
-        lea = others.program.instruction(lea).next_ip();
-    }
     let distance = |to: u64, next: u64| (to.wrapping_sub(next) as i32).to_le_bytes();
-    let next = others.program.instruction(lea).next_ip();
-    others.program.patch(next - 4, &distance(filler, next));
-    let jump = [&[0xE9][..], &distance(on_sp0, filler + 5)].concat();
-    others.program.patch(filler, &jump);
+    others.program.patch(lea - 4, &distance(filler, lea));
+    others.program.patch(filler, &[&[0xE9][..], &distance(back, filler + 5)].concat());
     for window in others.windows.values_mut() {
         window.push(filler..filler + 5);
     }

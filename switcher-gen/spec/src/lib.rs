@@ -14,6 +14,7 @@
 //! | `return_from_guest` | "Enter guest and common exit", the way out |
 //! | `syscall_compat` | "32-bit SYSCALL": what CSTAR leads to |
 //! | `event` | "Events from the guest" |
+//! | `hand_on` | "Handing events on" |
 //!
 //! `d.decide(condition)` reads as "if". `d` is the [`Domain`], the kind of values that registers
 //! hold. With numbers, the specification is a program that can be run:
@@ -39,6 +40,7 @@
 
 mod enter_guest;
 mod event;
+mod hand_on;
 mod return_from_guest;
 mod return_to_guest;
 mod syscall_64;
@@ -51,6 +53,7 @@ pub use event::{
     Event, HandedOn, Hook, InterruptedCode, debug_in_ring_0, event, exception_in_host, hook,
     machine_check_in_ring_0,
 };
+pub use hand_on::{Delivered, delivered};
 pub use return_from_guest::return_from_guest;
 pub use return_to_guest::{NeedOfSysretq, needs_of_sysretq, return_to_guest};
 pub use syscall_64::syscall_64;

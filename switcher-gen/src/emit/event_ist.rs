@@ -8,17 +8,18 @@
 //! **Live**: all general registers, the flags in the frame, GS base, CR3.
 //! **May be clobbered**: nothing before it is saved.
 //!
-//! *From a guest* it is an event like any other, but its frame moves to the sp0 stack. After an NMI,
-//! NMIs stay blocked up to the host, which hands the NMI on to its handler; the handler's own IRET
-//! ends the blocking (spec/hazards.md, rows 11 and 60). *From ring 0*, NMI and #MC call the host's
-//! hook and leave everything as it was: CR3 and GS base are saved and restored exactly, whatever
-//! they are, so that no decision rests on the address that was interrupted, on RSP or on GS (rows 8
-//! to 10). The host's GS base lies at the stack's top. The host's root is loaded if a guest is being run (host_rsp is not zero). Otherwise
-//! the host's code was interrupted, on a root of the host's. An LFENCE stands behind that choice: a
-//! wrong prediction must not call a hook on a guest's root. What must be restored is kept on the
-//! stack, so that no register tells a hook anything of what was interrupted (row 47). Mitigations
-//! stand around the hook as they do around the host: see `mitigations`. The fatal hook needs none,
-//! because no guest runs on this CPU any more.
+//! *From a guest* it is an event like any other, but its frame moves to the sp0 stack. After an
+//! NMI, NMIs stay blocked up to the host, which hands the NMI on to its handler; the handler's own
+//! IRET ends the blocking (spec/hazards.md, rows 11 and 60). *From ring 0*, NMI and #MC call the
+//! host's hook and leave everything as it was: CR3 and GS base are saved and restored exactly,
+//! whatever they are, so that no decision rests on the address that was interrupted, on RSP or on
+//! GS (rows 8 to 10). The host's GS base lies at the stack's top. The host's root is loaded if a
+//! guest is being run (host_rsp is not zero). Otherwise the host's code was interrupted, on a root
+//! of the host's. An LFENCE stands behind that choice: a wrong prediction must not call a hook on a
+//! guest's root. What must be restored is kept on the stack, so that no register tells a hook
+//! anything of what was interrupted (row 47). Mitigations stand around the hook as they do around
+//! the host: see `mitigations`. The fatal hook needs none, because no guest runs on this CPU any
+//! more.
 
 use switcher_macros::asm;
 

@@ -11,10 +11,11 @@
 //! overwrite the frame that this one still needs. So the IRETQ is only for code in which NMIs are
 //! never blocked: the routines up to the common exit, from [`Label::Routines`] to
 //! [`Label::RoutinesEnd`]. There RSP may be a guest's. Everywhere else, in the common exit, in
-//! events, in stubs and in the host's code, RSP is a stack of ring 0, and there is another way back: flags, RIP and CS are written below the 128 bytes
-//! under RSP that host code may use, and a far RET takes them from there. A far RET does not change
-//! whether NMIs are blocked. CPUs do not predict it either, so nothing that a guest has trained can
-//! lead it astray; a near RET would need the mitigations of an exit.
+//! events, in stubs and in the host's code, RSP is a stack of ring 0, and there is another way
+//! back: flags, RIP and CS are written below the 128 bytes under RSP that host code may use, and a
+//! far RET takes them from there. A far RET does not change whether NMIs are blocked. CPUs do not
+//! predict it either, so nothing that a guest has trained can lead it astray; a near RET would need
+//! the mitigations of an exit.
 //!
 //! The interrupted RIP alone decides which way is taken, because RSP may be a guest's (row 10). A
 //! CPU that takes a guest's code for ring 0's by a wrong prediction would write to and read from

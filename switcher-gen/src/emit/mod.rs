@@ -15,6 +15,7 @@
 //! | `event_ist` | #DB, NMI, #MC and #DF, which have stacks of their own |
 //! | `event_return` | how #DB and #MC return to ring 0 while NMIs stay blocked |
 //! | `event_stubs` | the 256 entries of the IDT |
+//! | `hand_on` | the call of the host's own handler, once an event has ended a guest's run |
 //! | `pt_regs` | the pushes by which exits and events save registers |
 //!
 //! `percpu` in front of an instruction is a GS prefix or nothing, by the variant's
@@ -31,6 +32,7 @@ mod event;
 mod event_ist;
 mod event_return;
 mod event_stubs;
+mod hand_on;
 mod mitigations;
 mod pkru;
 mod pt_regs;
@@ -71,6 +73,7 @@ pub fn switcher<S: Sink>(a: &mut S, variant: &Variant) {
     event::emit(a, variant);
     event_ist::emit(a, variant);
     event_stubs::emit(a, variant);
+    hand_on::emit(a, variant);
     a.align(SIZE, FILLER);
     // A trap follows, because what is named must not be the end of a section.
     a.dynamic_label(Label::End);

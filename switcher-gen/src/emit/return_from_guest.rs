@@ -19,8 +19,11 @@ use crate::variant::Variant;
 
 #[rustfmt::skip]
 pub(super) fn emit<S: Sink, B: BlockLayout>(a: &mut S, variant: &Variant) {
-    // From here on, RSP is the host's, and an NMI may be on its way to the host.
-    a.dynamic_label(Label::RoutinesEnd);
+    // From here on, RSP is the host's, and an NMI may be on its way to the host. Who has event
+    // entries of their own need not know.
+    if B::VARIABLE.is_none() {
+        a.dynamic_label(Label::RoutinesEnd);
+    }
     entry_point(a, variant, Label::ReturnFromGuest);
     asm!(a
         /// The host's root.

@@ -3,8 +3,14 @@
 use switcher_gen::asm::{HostSymbol, Label};
 
 /// Where code is entered.
-pub(super) const ENTRIES: [Label; 4] =
-    [Label::EnterGuest, Label::ReturnFromGuest, Label::Syscall64, Label::SyscallCompat];
+pub(super) const ENTRIES: [Label; 6] = [
+    Label::EnterGuest,
+    Label::ReturnFromGuest,
+    Label::Syscall64,
+    Label::SyscallCompat,
+    Label::HandOn,
+    Label::HandOnStack,
+];
 /// What else is looked for.
 pub(super) const OTHERS: [Label; 5] =
     [Label::Iretq, Label::EventStubs, Label::EventStubsEnd, Label::Routines, Label::RoutinesEnd];

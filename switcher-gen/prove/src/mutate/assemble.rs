@@ -57,6 +57,7 @@ impl Listing {
             return_from_guest: place(target.return_from_guest)?,
             syscall_64: place(target.syscall_64)?,
             syscall_compat: target.syscall_compat.and_then(place),
+            hand_on: target.hand_on.map(|at| at.and_then(place)),
             iretq: target.iretq.and_then(place),
             windows,
             gates,

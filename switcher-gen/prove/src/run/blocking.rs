@@ -88,7 +88,8 @@ impl<D: Domain> Blocking<D> {
         state: &Machine<D>,
         at: u64,
     ) {
-        if entry.is_fatal() {
+        // To hand an event on is the host's business, under its own IDT.
+        if entry.is_fatal() || entry.theorem.hands_on() {
             return;
         }
         let is_routine = entry.target.is_routine(at);

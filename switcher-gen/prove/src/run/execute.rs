@@ -10,6 +10,7 @@ use crate::goal::Goals;
 use crate::obligation;
 use crate::run::end::{End, bad, wild};
 use crate::run::events::{call, deliver, gates, hand_on, is_any, which};
+use crate::run::handing_on;
 use crate::run::host_return;
 use crate::run::host_return::HostReturn;
 use crate::run::transfer::iretq;
@@ -17,7 +18,7 @@ use crate::run::watch::{Observed, Watch};
 use crate::stubs::Alike;
 use crate::theorem::{Theorem, Whose};
 use crate::world::event::pushed_rsp;
-use crate::world::{World, entries};
+use crate::world::{World, entries, handing_on as handing};
 use switcher_gen::arch::{Vendor, vector};
 use switcher_gen::asm::HostSymbol;
 use switcher_model::program::Op;
@@ -73,9 +74,10 @@ pub(crate) fn execute<D: Domain>(
             );
             return Ok(End::broken(obligation::HANDED_ON, text, "RIP"));
         }
-        // The IRETQ of a routine leads to a guest. That of an event stays in ring 0, and is
-        // executed like any instruction.
-        if entered.is_none() && op.is_some_and(Op::is_iretq) {
+        // The IRETQ of a routine leads to a guest. That of an event, or to a handler of the host's,
+        // stays in ring 0, and is executed like any instruction.
+        let is_routine = entered.is_none() && !theorem.hands_on();
+        if is_routine && op.is_some_and(Op::is_iretq) {
             return Ok(iretq(d, &mut world.machine, watch, goals, at));
         }
         let World { machine, model, .. } = &mut *world;
@@ -149,11 +151,18 @@ fn begin<'a, D: Domain>(
         let push_at = stubs.push_at().filter(|_| stubs.has_others());
         return Begun::Event(Entered { stubs, push_at, hooked: false });
     }
+    if theorem.hands_on() {
+        handing::called(d, world);
+    }
     let machine = &mut world.machine;
     let Msrs { spec_ctrl, efer, .. } = machine.msrs;
     machine.msrs = Msrs { spec_ctrl, efer, ..entries(d, target, &world.setting) };
     match theorem {
         Theorem::EnterGuest => machine.rip = d.code(target.enter_guest),
+        Theorem::HandOn | Theorem::HandOnStack => {
+            let [here, on_stack] = target.hand_on.map(Option::unwrap_or_default);
+            machine.rip = d.code(if theorem == Theorem::HandOn { here } else { on_stack });
+        }
         // 64-bit code's SYSCALL goes to LSTAR on every CPU.
         Theorem::Syscall64 => {
             let _ = machine.syscall(d, &world.model, switcher_model::SyscallKind::Long);
@@ -167,7 +176,11 @@ fn begin<'a, D: Domain>(
     }
     let is_called = matches!(
         theorem,
-        Theorem::EnterGuest | Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst
+        Theorem::EnterGuest
+            | Theorem::HandOn
+            | Theorem::HandOnStack
+            | Theorem::ReturnFromGuest
+            | Theorem::ReturnFromGuestIst
     );
     let is_direct = is_called && target.setting.promises(Clauses::DIRECT_CALLS);
     if target.setting.variant.ibt() && !is_direct {
@@ -198,6 +211,9 @@ fn left<D: Domain>(
     let rip = d.code_at(world.machine.rip);
     let hook = rip.and_then(|rip| target.hook(rip));
     let hooked = entered.as_ref().is_some_and(|event| event.hooked);
+    if handing_on::to_handler(d, world, watch, goals) {
+        return Ok(None);
+    }
     let elsewhere = match host_return::left(d, world, watch, goals) {
         HostReturn::Back => return Ok(None),
         HostReturn::Broken(end) => return Ok(Some(end)),

@@ -13,6 +13,7 @@
 //! | `barriers` | which mitigations the path has executed so far |
 //! | `calls` | where the addresses are that calls have pushed |
 //! | `events` | how an event is delivered, and what a hook of the host's finds and leaves |
+//! | `handing_on` | the host's handler of an event that has ended a run, and who has called for it |
 //! | `host_return` | a host whose RETs are those of a return thunk |
 //! | `compare` | the end, compared with the specification |
 //! | `unchanged` | memory at the end: what is as specified, and what is as before |
@@ -40,6 +41,7 @@ pub(crate) mod end;
 pub(crate) mod events;
 pub(crate) mod execute;
 pub(crate) mod gs;
+pub(crate) mod handing_on;
 pub(crate) mod host_return;
 pub(crate) mod instruction;
 pub(crate) mod limits;
@@ -219,6 +221,7 @@ fn judge_end<D: Domain>(
             goals.add(obligation::KEPT, d.bit(is_kept), "host_rsp");
             in_guest(d, world, watch, goals, (theorem, extent), by_sysretq, saved)
         }
+        End::Host if theorem.hands_on() => handing_on::returned(d, world, watch, goals),
         End::Host => {
             // This comes first: it may be the reason for a frame on the wrong stack.
             watch.blocking.has_exited(d, watch.entry, goals, &world.machine);

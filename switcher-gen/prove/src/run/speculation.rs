@@ -83,10 +83,12 @@ impl<'a, D: Domain> Watch<'a, D> {
         // Where it is used for an exit, it leads to the host, which wants an exit's mitigations all
         // the same.
         let is_resuming = is_far && self.entry.theorem.keeps_blocking();
+        let is_to_handler = is_far && self.entry.theorem.hands_on();
         let at = self.trace.last().copied().unwrap_or_default();
         let to = d.code_at(state.rip);
         match branch {
             Branch::Return if is_resuming => self.verw(d, goals),
+            Branch::Return if is_to_handler => {}
             Branch::Return => {
                 // It leads to the return address of a call of the routine's own, or to the caller.
                 let is_own = self.barriers.is_predicted(to);
@@ -133,6 +135,10 @@ impl<'a, D: Domain> Watch<'a, D> {
         is_thunks: bool,
         within: usize,
     ) {
+        // Code of the host's has run, and what predicts its RETs is its own.
+        if self.has_hosts_code_run {
+            return;
+        }
         let mitigations = self.entry.target.setting.variant.mitigations();
         let AtReturn { emptied, untrained, filled, history } =
             self.barriers.at_return(mitigations, is_own, is_thunks, within);

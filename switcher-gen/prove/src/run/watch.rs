@@ -51,6 +51,8 @@ pub(crate) struct Watch<'a, D: Domain> {
     pub(crate) needs: Needs,
     /// How many jumps the state has decided.
     pub(crate) decided: usize,
+    /// Whether the host's own handler has run, to which an event was handed on.
+    pub(crate) has_hosts_code_run: bool,
     /// Whether code was read as data.
     pub(crate) reads_code: bool,
     /// The first instruction that has accessed the PVCS.
@@ -131,6 +133,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             stored: StoredFields { host_rsp: 0, flags_changed: d.bit(false) },
             needs: Needs { asked: Features::empty(), missing: None },
             decided: 0,
+            has_hosts_code_run: false,
             reads_code: false,
             pvcs_at: None,
             arms: None,

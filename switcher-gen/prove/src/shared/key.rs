@@ -49,12 +49,21 @@ fn digest(of: &impl Hash) -> Key {
 /// The image, where it lies and what is said of it.
 pub(crate) fn whole(target: &Target) -> Key {
     let Target { program, enter_guest, return_from_guest, syscall_64, syscall_compat, .. } = target;
-    let Target { iretq, windows, gates, extent, routines, hooks, returns, data, .. } = target;
+    let Target { hand_on, iretq, windows, gates, extent, routines, hooks, returns, data, .. } =
+        target;
     // The setting is a part of the host's key: see `host`. The other fields are words for whoever
     // reads them.
     let Target { setting: _, limit: _, assumed: _, harmless: _, .. } = target;
-    let entries =
-        (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq, extent, routines);
+    let entries = (
+        enter_guest,
+        return_from_guest,
+        syscall_64,
+        syscall_compat,
+        hand_on,
+        iretq,
+        extent,
+        routines,
+    );
     let pieces: Vec<_> = program.pieces().collect();
     digest(&(program.base(), pieces, entries, windows, gates, hooks, returns, data))
 }
@@ -172,8 +181,10 @@ pub(crate) fn as_a_rule(all: Mitigations, theorem: Theorem) -> Mitigations {
     match theorem {
         // This routine has no RET, and of the guest's routines, VERW is asked for here alone.
         Theorem::EnterGuest => Mitigations { ibrs, verw, ..Mitigations::NONE },
-        // These do not exit.
-        Theorem::SyscallCompat
+        // These do not exit, or have done so.
+        Theorem::HandOn
+        | Theorem::HandOnStack
+        | Theorem::SyscallCompat
         | Theorem::Gates
         | Theorem::DbInRing0
         | Theorem::DfInRing0

@@ -33,6 +33,8 @@ pub struct Target {
     pub syscall_64: u64,
     /// `entry_SYSCALL_compat_switcher`, if there is one.
     pub syscall_compat: Option<u64>,
+    /// `switcher_hand_on` and `switcher_hand_on_stack`, if there are such.
+    pub hand_on: [Option<u64>; 2],
     /// `entry_IRETQ_switcher`; code without an IRETQ needs none.
     pub iretq: Option<u64>,
     /// The ranges of each window that the host is told of.
@@ -126,6 +128,7 @@ impl Target {
             return_from_guest: at(Label::ReturnFromGuest),
             syscall_64: at(Label::Syscall64),
             syscall_compat: Some(at(Label::SyscallCompat)),
+            hand_on: [Label::HandOn, Label::HandOnStack].map(|label| Some(at(label))),
             iretq: Some(at(Label::Iretq)),
             windows,
             gates: Some((0..=u8::MAX).map(gate).collect()),
@@ -194,6 +197,7 @@ impl Target {
             return_from_guest: required(Label::ReturnFromGuest)?,
             syscall_64: required(Label::Syscall64)?,
             syscall_compat: optional(Label::SyscallCompat),
+            hand_on: [Label::HandOn, Label::HandOnStack].map(optional),
             iretq: optional(Label::Iretq),
             windows: BTreeMap::new(),
             gates,
@@ -287,7 +291,7 @@ impl Target {
     /// The addresses that are entered from outside.
     pub(crate) fn entry_points(&self) -> impl Iterator<Item = u64> {
         let required = [self.enter_guest, self.return_from_guest, self.syscall_64];
-        required.into_iter().chain(self.syscall_compat)
+        required.into_iter().chain(self.syscall_compat).chain(self.hand_on.into_iter().flatten())
     }
 
     /// The addresses of all instructions that are executed from `entry` on, if no RET and no jump

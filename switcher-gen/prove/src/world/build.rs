@@ -410,6 +410,7 @@ impl<D: Domain> World<D> {
             untraining,
             fs_base,
             event: None,
+            handing_on: None,
             before: memory,
         }
     }

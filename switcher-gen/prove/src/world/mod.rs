@@ -10,6 +10,7 @@
 //! | `fields` | where the values lie in structs and frames |
 //! | `build` | the state in which a routine starts |
 //! | `event` | the state in which an event comes, from a guest or in ring 0 |
+//! | `handing_on` | the state in which the host hands an event on |
 //! | `hooks` | which bits of `switch_flags` a hook may have set meanwhile |
 //! | `apart` | whether regions of a state of numbers are apart |
 
@@ -17,6 +18,7 @@ pub(crate) mod apart;
 pub(crate) mod build;
 pub(crate) mod event;
 pub(crate) mod fields;
+pub(crate) mod handing_on;
 mod hooks;
 pub(crate) mod name;
 
@@ -28,6 +30,7 @@ use crate::target::Target;
 use crate::theorem::{Start, Theorem};
 use crate::world::event::EventContext;
 use crate::world::fields::read_extra;
+use crate::world::handing_on::HandingOn;
 use crate::world::name::Source;
 use switcher_gen::arch::PagingMode;
 use switcher_model::{CpuModel, Domain, Memory, Msrs, Region, RegionName, State as Machine};
@@ -73,6 +76,8 @@ pub(crate) struct World<D: Domain> {
     pub(crate) fs_base: D::Word,
     /// The event, if there is one.
     pub(crate) event: Option<EventContext<D>>,
+    /// What is handed on, if the host does that.
+    pub(crate) handing_on: Option<HandingOn<D>>,
     /// Memory at the start, to tell what has changed.
     pub(crate) before: Memory<D>,
 }
@@ -168,6 +173,9 @@ pub(crate) fn of<D: Domain>(
     saved: Option<&Saved<D>>,
 ) -> World<D> {
     let Entry { target, theorem, .. } = entry;
+    if theorem.hands_on() {
+        return handing_on::world(d, entry, source);
+    }
     if theorem.is_of_events() {
         return event::world(d, entry, source, saved);
     }
