@@ -34,8 +34,9 @@ pub enum EnterError {
     /// This CPU is not as it has to be for guests to run, or not as `prepare` has found it.
     #[error(transparent)]
     State(#[from] StateError),
-    /// An NMI has ended the last run on this CPU, and NMIs are still blocked: the IRETQ to the guest
-    /// would end that before the host has handled the NMI, and a SYSRETQ would not end it at all.
+    /// An NMI has ended the last run on this CPU, and NMIs are still blocked: the IRETQ to the
+    /// guest would end that before the host has handled the NMI, and a SYSRETQ would not end it at
+    /// all.
     #[error(
         "NMIs are blocked since the last run: hand the NMI on, or call `Cpu::unblock_nmis`, before a guest runs"
     )]
@@ -328,9 +329,10 @@ impl Cpu<'_> {
 
     /// Where the guest's registers lie: just below sp0.
     fn frame(&self) -> NonNull<PtRegs> {
-        // SAFETY: `prepare` was given a valid block. `sp0` is not written while the CPU
-        // is prepared.
-        let sp0 = u64::from(unsafe { self.prepared.per_cpu.read() }.tss.sp0);
+        // SAFETY: `prepare` was given a valid block, and this is one of its fields.
+        let sp0 = unsafe { &raw const (*self.prepared.per_cpu.as_ptr()).tss.sp0 };
+        // SAFETY: it is not written while the CPU is prepared.
+        let sp0 = u64::from(unsafe { sp0.read_unaligned() });
         let frame = (sp0 as usize - size_of::<PtRegs>()) as *mut PtRegs;
         // SAFETY: `prepare` refused a null sp0, and a stack is not within 168 bytes of address 0.
         unsafe { NonNull::new_unchecked(frame) }

@@ -20,8 +20,8 @@ pub enum Exit {
     },
     /// An NMI arrived while the guest ran. No hook was called. NMIs are blocked, as they are when
     /// hardware calls a handler: the host's handler, by its own IRET, or
-    /// [`Cpu::unblock_nmis`](crate::Cpu::unblock_nmis) ends that, and until then no guest is entered
-    /// on this CPU.
+    /// [`Cpu::unblock_nmis`](crate::Cpu::unblock_nmis) ends that, and until then no guest is
+    /// entered on this CPU.
     Nmi,
     /// A machine check arrived. The host reads the banks, and decides whether it can go on.
     MachineCheck,

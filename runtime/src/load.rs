@@ -25,10 +25,41 @@ pub struct Protection {
     pub user: bool,
 }
 
+/// Memory that a host has reserved for code: where the code will be executed, and where it is
+/// written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    /// The address of the code.
+    pub code: NonNull<u8>,
+    /// Where the same memory is written: there, too, or at another mapping of it.
+    pub written: NonNull<u8>,
+}
+
+impl Reserved {
+    /// Memory that is writable first, and executable once it is sealed.
+    #[must_use]
+    pub const fn in_place(start: NonNull<u8>) -> Self {
+        Self { code: start, written: start }
+    }
+
+    /// Memory that is executable, and not writable, from the start: it is written at `alias`, which
+    /// is no longer mapped, or not writable, once it is sealed. It is for hosts that let nobody
+    /// make memory executable, but have room in what is.
+    #[must_use]
+    pub const fn with_alias(code: NonNull<u8>, alias: NonNull<u8>) -> Self {
+        Self { code, written: alias }
+    }
+
+    fn has_alias(self) -> bool {
+        self.code != self.written
+    }
+}
+
 /// Memory for code, as the host gives it.
 ///
 /// # Safety
-/// [`reserve`](Self::reserve) must return memory that is valid for reads and writes of `len` bytes,
+/// [`reserve`](Self::reserve) must return memory that is valid for reads of `len` bytes where the
+/// code is, and for reads and writes of as many where it is written, and which is the same memory;
 /// that nothing else uses for as long as the switcher lives, and that is (or, before any guest root
 /// is entered, will be) mapped at the same address in the host's and every guest's root.
 /// [`protection`](Self::protection) must tell what the page tables in use really say, TLBs
@@ -37,30 +68,32 @@ pub unsafe trait CodeMapping {
     /// Why memory cannot be had.
     type Error: fmt::Display + fmt::Debug;
 
-    /// Reserves `len` bytes on pages of their own: writable, not executable, for the supervisor
-    /// only.
+    /// Reserves `len` bytes on pages of their own, for the supervisor only. Where they are written,
+    /// they are writable and not executable; see [`Reserved`].
     ///
     /// # Errors
     /// If the host has no memory to give.
-    fn reserve(&mut self, len: usize) -> Result<NonNull<u8>, Self::Error>;
+    fn reserve(&mut self, len: usize) -> Result<Reserved, Self::Error>;
 
-    /// Makes the reserved pages executable and no longer writable, in every root and TLB.
+    /// Makes the reserved pages executable and no longer writable, in every root and TLB. What they
+    /// were written by, if that is another mapping, is gone or no longer writable then.
     ///
     /// # Errors
     /// If the host cannot change the protection.
     ///
     /// # Safety
-    /// [`reserve`](Self::reserve) of this very value has returned `start` for `len`, and the memory
-    /// has not been released since; nothing writes there any more.
-    unsafe fn seal(&mut self, start: NonNull<u8>, len: usize) -> Result<(), Self::Error>;
+    /// [`reserve`](Self::reserve) of this very value has returned `reserved` for `len`, and the
+    /// memory has not been released since; nothing writes there any more.
+    unsafe fn seal(&mut self, reserved: Reserved, len: usize) -> Result<(), Self::Error>;
 
-    /// Takes reserved pages back, sealed or not: they are unmapped, or at least not executable.
+    /// Takes the reserved pages at `code` back, sealed or not: they are unmapped, or at least not
+    /// executable, or filled with traps. What they were written by is gone, too.
     ///
     /// # Safety
-    /// [`reserve`](Self::reserve) of this very value has returned `start` for `len`, and the memory
+    /// [`reserve`](Self::reserve) of this very value has returned `code` for `len`, and the memory
     /// has not been released since; nothing refers to what is there, and no CPU executes it, now or
     /// later.
-    unsafe fn release(&mut self, start: NonNull<u8>, len: usize);
+    unsafe fn release(&mut self, code: NonNull<u8>, len: usize);
 
     /// How the page with `address` is mapped; `None` if it is not mapped.
     fn protection(&self, address: NonNull<u8>) -> Option<Protection>;
@@ -117,6 +150,23 @@ pub enum LoadError<M: fmt::Display + fmt::Debug> {
         address: usize,
         /// `writable` while code is written, `executable` afterwards.
         expected: &'static str,
+    },
+    /// Code that is sealed can still be written at the other mapping of its memory.
+    #[error("the page at {address:#x} is writable, and maps code that is sealed")]
+    WritableAlias {
+        /// The page's address, in the other mapping.
+        address: usize,
+    },
+    /// What was written is not where the code is: the two are not the same memory.
+    #[error(
+        "the code at {code:#x} is not what was written at {written:#x}: the two do not map the same \
+         memory"
+    )]
+    OtherMemory {
+        /// The address of the code.
+        code: usize,
+        /// Where it was written.
+        written: usize,
     },
 }
 
@@ -188,8 +238,8 @@ impl Switcher {
         memory: &mut M,
     ) -> Result<Self, LoadError<M::Error>> {
         let reserved = image.bytes().len() + Thunks::LEN;
-        let start = memory.reserve(reserved).map_err(LoadError::Mapping)?;
-        match write_and_seal(&image, hooks, memory, start) {
+        let place = memory.reserve(reserved).map_err(LoadError::Mapping)?;
+        match write_and_seal(&image, hooks, memory, place) {
             Ok(linked) => match Idt::new(&linked) {
                 Ok(idt) => Ok(Self {
                     linked,
@@ -201,14 +251,14 @@ impl Switcher {
                 Err(why) => {
                     // SAFETY: `reserve` of this value has just returned this memory, and no CPU has
                     // been told of it; the image that was linked is dropped with this call.
-                    unsafe { memory.release(start, reserved) };
+                    unsafe { memory.release(place.code, reserved) };
                     Err(LoadError::Idt(why))
                 }
             },
             Err(why) => {
                 // SAFETY: `reserve` of this value has just returned this memory; no CPU has been
                 // told of it.
-                unsafe { memory.release(start, reserved) };
+                unsafe { memory.release(place.code, reserved) };
                 Err(why)
             }
         }
@@ -325,12 +375,15 @@ fn write_and_seal<M: CodeMapping>(
     image: &Image,
     hooks: &Hooks,
     memory: &mut M,
-    start: NonNull<u8>,
+    place: Reserved,
 ) -> Result<LinkedImage, LoadError<M::Error>> {
     let code = image.bytes().len();
     let len = code + Thunks::LEN;
-    check(memory, start, len, "writable", |p| p.writable)?;
-    let base = start.as_ptr() as u64;
+    check(memory, place.written, len, "writable", |p| p.writable)?;
+    if place.has_alias() {
+        check(memory, place.code, len, "executable", |p| p.executable)?;
+    }
+    let base = place.code.as_ptr() as u64;
     let thunks = Thunks::new(hooks, base + code as u64);
     let untrained = image.variant().mitigations().untrain;
     // What nobody handles is fatal.
@@ -339,20 +392,53 @@ fn write_and_seal<M: CodeMapping>(
         (HostSymbol::EXCEPTION, Some(offset)) => base.checked_add(offset.into()),
         _ => thunks.target(symbol, base, untrained),
     })?;
+    let written = place.written;
     // SAFETY: `reserve` gave memory that is valid for writes of `len` bytes, `code` among them, and
     // that nothing else uses; `linked` is a buffer of its own, so the two do not overlap.
-    unsafe { start.copy_from_nonoverlapping(NonNull::from(linked.bytes()).cast(), code) };
+    unsafe { written.copy_from_nonoverlapping(NonNull::from(linked.bytes()).cast(), code) };
     // SAFETY: `code` is less than `len`, for which the memory is valid.
-    let thunks_start = unsafe { start.byte_add(code) };
+    let thunks_start = unsafe { written.byte_add(code) };
     // SAFETY: as for the code, nothing else uses the memory; the two lengths add up to `len`.
     unsafe {
         thunks_start.copy_from_nonoverlapping(NonNull::from(thunks.bytes()).cast(), Thunks::LEN)
     };
     // SAFETY: `reserve` has just returned this memory for `len`; all that is to be written is, and
     // nothing writes there any more.
-    unsafe { memory.seal(start, len) }.map_err(LoadError::Mapping)?;
-    check(memory, start, len, "executable", |p| p.executable)?;
+    unsafe { memory.seal(place, len) }.map_err(LoadError::Mapping)?;
+    check(memory, place.code, len, "executable", |p| p.executable)?;
+    if place.has_alias() {
+        for page in pages(written, len) {
+            if memory.protection(page).is_some_and(|protection| protection.writable) {
+                return Err(LoadError::WritableAlias { address: page.addr().get() });
+            }
+        }
+        let is_there = |at: usize, bytes: &[u8]| {
+            bytes.iter().enumerate().all(|(index, byte)| {
+                // SAFETY: the memory of the code has `len` bytes, of which this is one.
+                let place = unsafe { place.code.byte_add(at + index) };
+                // SAFETY: it is valid for reads. It was written by another address, which the
+                // compiler cannot know.
+                unsafe { place.read_volatile() == *byte }
+            })
+        };
+        if !is_there(0, linked.bytes()) || !is_there(code, thunks.bytes()) {
+            let [code, written] = [place.code, written].map(|at| at.addr().get());
+            return Err(LoadError::OtherMemory { code, written });
+        }
+    }
     Ok(linked)
+}
+
+/// An address on each page of a range: the first byte, and the starts of the others.
+fn pages(start: NonNull<u8>, len: usize) -> impl Iterator<Item = NonNull<u8>> {
+    const PAGE: usize = 4096;
+    let first = start.addr().get();
+    let starts = (first & !(PAGE - 1)..first + len).step_by(PAGE);
+    // The address is within the reserved range, hence not null, and has that range's provenance.
+    starts.map(move |page| {
+        let address = core::num::NonZero::new(page.max(first));
+        start.map_addr(|_| address.unwrap_or(start.addr()))
+    })
 }
 
 /// Checks that no page of the code is writable and executable at once, or accessible to a guest,
@@ -364,15 +450,9 @@ fn check<M: CodeMapping>(
     expected: &'static str,
     wanted: fn(&Protection) -> bool,
 ) -> Result<(), LoadError<M::Error>> {
-    const PAGE: usize = 4096;
-    let first = start.addr().get();
-    let pages = (first & !(PAGE - 1)..first + len).step_by(PAGE);
-    for page in pages {
-        let address = page.max(first);
-        // The address is within the reserved range, hence not null, and `pointer` has that range's
-        // provenance.
-        let pointer = start.map_addr(|_| core::num::NonZero::new(address).unwrap_or(start.addr()));
-        let protection = memory.protection(pointer).ok_or(LoadError::NotMapped { address })?;
+    for page in pages(start, len) {
+        let address = page.addr().get();
+        let protection = memory.protection(page).ok_or(LoadError::NotMapped { address })?;
         if protection.writable && protection.executable {
             return Err(LoadError::WritableAndExecutable { address });
         }
@@ -425,11 +505,14 @@ mod tests {
     unsafe impl CodeMapping for Claims {
         type Error = &'static str;
 
-        fn reserve(&mut self, len: usize) -> Result<NonNull<u8>, &'static str> {
-            if len <= LAYOUT.size() { Ok(self.memory) } else { Err("out of memory") }
+        fn reserve(&mut self, len: usize) -> Result<Reserved, &'static str> {
+            match len <= LAYOUT.size() {
+                true => Ok(Reserved::in_place(self.memory)),
+                false => Err("out of memory"),
+            }
         }
 
-        unsafe fn seal(&mut self, _: NonNull<u8>, _: usize) -> Result<(), &'static str> {
+        unsafe fn seal(&mut self, _: Reserved, _: usize) -> Result<(), &'static str> {
             self.sealed = true;
             Ok(())
         }
@@ -534,6 +617,115 @@ mod tests {
     fn what_a_guest_could_reach_is_refused() {
         let refused = load(RW, Protection { user: true, ..RX }).unwrap_err();
         assert!(matches!(refused, LoadError::UserAccessible { .. }), "{refused}");
+    }
+
+    /// Memory that is written by another address; or by that of other memory.
+    struct Aliased {
+        code: Claims,
+        /// What is said of the alias before it is sealed, and afterwards.
+        alias: [Option<Protection>; 2],
+        other: Claims,
+    }
+
+    impl Aliased {
+        /// The address of the alias. Nobody but the test knows that it is the same memory.
+        fn written(&self) -> NonNull<u8> {
+            self.other.memory
+        }
+    }
+
+    // SAFETY: both are memory of the test's own; nothing here is ever entered or executed.
+    unsafe impl CodeMapping for Aliased {
+        type Error = &'static str;
+
+        fn reserve(&mut self, _: usize) -> Result<Reserved, &'static str> {
+            Ok(Reserved::with_alias(self.code.memory, self.written()))
+        }
+
+        unsafe fn seal(&mut self, _: Reserved, len: usize) -> Result<(), &'static str> {
+            self.code.sealed = true;
+            if self.code.before == RX {
+                // SAFETY: both are as long as a layout, and are two.
+                unsafe { self.code.memory.copy_from_nonoverlapping(self.written(), len) };
+            }
+            Ok(())
+        }
+
+        unsafe fn release(&mut self, at: NonNull<u8>, _: usize) {
+            assert_eq!(at, self.code.memory);
+            self.code.released = true;
+        }
+
+        fn protection(&self, at: NonNull<u8>) -> Option<Protection> {
+            let range = self.written().addr().get()..self.written().addr().get() + LAYOUT.size();
+            match range.contains(&at.addr().get()) {
+                true => self.alias[usize::from(self.code.sealed)],
+                false => self.code.protection(at),
+            }
+        }
+    }
+
+    #[test]
+    fn code_is_executable_from_the_start_and_written_by_an_alias() {
+        const READ_ONLY: Protection = Protection { writable: false, ..RW };
+        let load = |code: Protection, alias: [Option<Protection>; 2]| {
+            let (code, other) = (Claims::new(code, RX), Claims::new(RW, RW));
+            let mut memory = Aliased { code, alias, other };
+            let result = Switcher::assemble(&Variant::REFERENCE, &Hooks::FOR_TESTS, &mut memory);
+            assert_eq!(memory.code.released, result.is_err());
+            let base = memory.code.memory.as_ptr() as u64;
+            result.map(|switcher| assert_eq!(switcher.base(), base)).map_err(|why| why.to_string())
+        };
+        for after in [None, Some(READ_ONLY)] {
+            assert_eq!(load(RX, [Some(RW), after]), Ok(()));
+        }
+        for (code, alias, refusal) in [
+            (RX, [Some(RW), Some(RW)], "is writable, and maps code that is sealed"),
+            (RX, [Some(READ_ONLY), None], "is not writable"),
+            (RX, [None, None], "is not mapped"),
+            (RX, [Some(RWX), None], "is writable and executable at once"),
+            (RWX, [Some(RW), None], "is writable and executable at once"),
+            (READ_ONLY, [Some(RW), None], "is not executable"),
+            (Protection { user: true, ..RX }, [Some(RW), None], "is accessible at CPL 3"),
+        ] {
+            let said = load(code, alias).unwrap_err();
+            assert!(said.contains(refusal), "{refusal}: {said}");
+        }
+    }
+
+    #[test]
+    fn memory_that_is_not_what_was_written_is_refused() {
+        // This one does not copy what was written.
+        struct Apart(Aliased);
+        // SAFETY: as for `Aliased`.
+        unsafe impl CodeMapping for Apart {
+            type Error = &'static str;
+
+            fn reserve(&mut self, len: usize) -> Result<Reserved, &'static str> {
+                self.0.reserve(len)
+            }
+
+            unsafe fn seal(&mut self, _: Reserved, _: usize) -> Result<(), &'static str> {
+                self.0.code.sealed = true;
+                // SAFETY: the memory is the test's own.
+                unsafe { self.0.code.memory.write_bytes(0xCC, LAYOUT.size()) };
+                Ok(())
+            }
+
+            unsafe fn release(&mut self, at: NonNull<u8>, len: usize) {
+                // SAFETY: the caller vouches for the same.
+                unsafe { self.0.release(at, len) }
+            }
+
+            fn protection(&self, at: NonNull<u8>) -> Option<Protection> {
+                self.0.protection(at)
+            }
+        }
+        let (code, other) = (Claims::new(RX, RX), Claims::new(RW, RW));
+        let mut memory = Apart(Aliased { code, alias: [Some(RW), None], other });
+        let result = Switcher::assemble(&Variant::REFERENCE, &Hooks::FOR_TESTS, &mut memory);
+        assert!(matches!(result, Err(LoadError::OtherMemory { .. })), "{result:?}");
+        assert!(memory.0.code.released);
     }
 
     #[test]

@@ -83,6 +83,8 @@ impl Switcher {
     /// times, judges the whole GDT, and allocates. [`Prepared::activate`] and
     /// [`Cpu::enter`](crate::Cpu::enter) do neither.
     ///
+    /// It needs less than 5 KiB of stack, in an optimised build.
+    ///
     /// # Errors
     /// If the CPU needs another variant, if the stacks are not what the emitted code relies on, or
     /// if [`CPU_STATE`](crate::CPU_STATE) has an objection. Nothing has been changed then.
@@ -173,6 +175,8 @@ impl<'s> Prepared<'s> {
     /// [`prepare`](crate::Switcher::prepare) does not refuse. A variant with `untrain` is taken for
     /// the word of a host that has return thunks.
     ///
+    /// It needs less than 2 KiB of stack, in an optimised build.
+    ///
     /// # Errors
     /// If this is not the CPU of `prepare`, or if this code could be moved to another one
     /// meanwhile.
@@ -193,6 +197,8 @@ impl<'s> Prepared<'s> {
     /// has made. Besides the list, a root maps [`PvcsPage::mapping`](crate::PvcsPage::mapping). The
     /// host's IDT and its handlers are not in the list: while a guest's root is loaded, that IDT is
     /// not.
+    ///
+    /// It needs less than 2 KiB of stack, in an optimised build.
     ///
     /// ```no_run
     /// # use switcher_runtime::{Prepared, Rights};
@@ -218,7 +224,7 @@ impl<'s> Prepared<'s> {
     /// It executes one IBPB if a guest has run since the last one and the CPU has the command,
     /// whatever [`set_barriers`](Self::set_barriers) says. What that code trains would steer guests
     /// in turn: the next guest is entered after a barrier, unless barriers between guests are the
-    /// host's.
+    /// host's. It needs less than 0.5 KiB of stack, in an optimised build.
     ///
     /// # Errors
     /// If this is not the CPU of `prepare`, or if this code could be moved to another one
@@ -249,7 +255,7 @@ impl<'s> Prepared<'s> {
     /// [`barrier_before_user_mode`](Self::barrier_before_user_mode), whoever sees to the barriers
     /// between guests. That comes last because nothing of a guest's is executed after it: whatever
     /// the host runs next on this CPU, at CPL 3 or under another switcher, needs no barrier against
-    /// what ran before.
+    /// what ran before. It needs less than 2.5 KiB of stack, in an optimised build.
     ///
     /// # Errors
     /// If this is not the CPU of `prepare`, or if interrupts are enabled. Nothing has been done

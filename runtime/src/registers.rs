@@ -168,6 +168,10 @@ read!(
     ldtr: u16 = "sldt {:x}",
 );
 read!(
+    /// Reads CS's selector.
+    cs: u16 = "mov {:x}, cs",
+);
+read!(
     /// Reads TR's selector.
     tr: u16 = "str {:x}",
 );

@@ -14,8 +14,13 @@ pub trait ExitWork {
     type End;
 
     /// Handles an exit, with interrupts off: what interrupted the guest was acknowledged when it
-    /// came, so a host hands it on here, before anything else.
-    fn handle(&mut self, guest: &mut Guest, exit: Exit) -> ControlFlow<Self::End>;
+    /// came, so a host [hands it on](Cpu::hand_on) here, before anything else.
+    fn handle(
+        &mut self,
+        cpu: &mut Cpu<'_>,
+        guest: &mut Guest,
+        exit: Exit,
+    ) -> ControlFlow<Self::End>;
 
     /// Whether there is work to do before the guest may run: another thread's turn, a signal, an
     /// interrupt to inject. This is asked right before each entry, with interrupts off.
@@ -33,7 +38,7 @@ impl Cpu<'_> {
     ///
     /// ```no_run
     /// use core::ops::ControlFlow;
-    /// use switcher_runtime::{Cpu, EnterError, Exit, ExitWork, Guest};
+    /// use switcher_runtime::{Cpu, EnterError, Exit, ExitWork, Guest, HostHandler};
     ///
     /// struct Host {
     ///     turn_is_over: bool,
@@ -42,11 +47,17 @@ impl Cpu<'_> {
     /// impl ExitWork for Host {
     ///     type End = Exit;
     ///
-    ///     fn handle(&mut self, _: &mut Guest, exit: Exit) -> ControlFlow<Exit> {
-    ///         match exit {
-    ///             // The host's handler of this vector is to be called here.
-    ///             Exit::Interrupt { .. } => ControlFlow::Continue(()),
-    ///             other => ControlFlow::Break(other),
+    ///     fn handle(
+    ///         &mut self,
+    ///         cpu: &mut Cpu<'_>,
+    ///         _: &mut Guest,
+    ///         exit: Exit,
+    ///     ) -> ControlFlow<Exit> {
+    ///         let Some(event) = exit.host_event() else { return ControlFlow::Break(exit) };
+    ///         // SAFETY: the gates of this host lead to handlers that can be called here.
+    ///         match unsafe { cpu.hand_on(event, HostHandler::Gate) } {
+    ///             Ok(()) => ControlFlow::Continue(()),
+    ///             Err(_) => ControlFlow::Break(exit),
     ///         }
     ///     }
     ///
@@ -74,7 +85,7 @@ impl Cpu<'_> {
     ) -> Result<W::End, EnterError> {
         loop {
             let next = match self.enter_unless(guest, || host.is_pending())? {
-                Some(exit) => host.handle(guest, exit),
+                Some(exit) => host.handle(self, guest, exit),
                 None => host.work(guest),
             };
             if let ControlFlow::Break(end) = next {

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use std::thread;
 
 use switcher_runtime::switcher_gen::layout::PtRegs;
-use switcher_runtime::{CodeMapping, Hooks, Protection, Switcher, Variant};
+use switcher_runtime::{CodeMapping, Hooks, Protection, Reserved, Switcher, Variant};
 
 /// The number of bytes that are painted.
 const PAINTED: usize = 128 * 1024;
@@ -73,12 +73,12 @@ impl Drop for Pages {
 unsafe impl CodeMapping for Pages {
     type Error = Infallible;
 
-    fn reserve(&mut self, len: usize) -> Result<NonNull<u8>, Infallible> {
+    fn reserve(&mut self, len: usize) -> Result<Reserved, Infallible> {
         assert!(len <= LAYOUT.size(), "two pages are not enough");
-        Ok(self.memory)
+        Ok(Reserved::in_place(self.memory))
     }
 
-    unsafe fn seal(&mut self, _: NonNull<u8>, _: usize) -> Result<(), Infallible> {
+    unsafe fn seal(&mut self, _: Reserved, _: usize) -> Result<(), Infallible> {
         self.sealed = true;
         Ok(())
     }

@@ -21,7 +21,8 @@
 //! 12. `boundaries`: an interruption in front of every instruction of a path.
 //! 13. `registers`: registers of this CPU.
 //! 14. `refusal`: what the runtime says of a state that it should refuse.
-//! 15. `cases`: the host cases.
+//! 15. `painted`: how much of a stack something uses.
+//! 16. `cases`: the host cases.
 
 #![no_std]
 #![no_main]
@@ -35,6 +36,7 @@ mod cases;
 mod idt;
 mod model;
 mod others;
+mod painted;
 mod paths;
 mod programs;
 mod refusal;

@@ -18,6 +18,10 @@ pub(crate) const COMMAND_START: u32 = 0x4600;
 pub const COMMAND_NMI: u32 = 0x4400;
 /// Writing [`COMMAND_NMI`] here sends one, to the CPU that it was [aimed](crate::smp::aim_nmis) at.
 pub const COMMAND: u64 = REGISTERS + COMMAND_LOW;
+/// Writing this and a vector to [`COMMAND`] sends the interrupt to this CPU.
+pub const COMMAND_SELF: u32 = 0x4_4000;
+/// Writing 0 here ends the interrupt that is in service.
+pub const END_OF_INTERRUPT: u64 = REGISTERS + 0xB0;
 /// The bit that says that the command has not been taken yet.
 const COMMAND_PENDING: u32 = 1 << 12;
 

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::ptr::NonNull;
 
-use switcher_runtime::{CodeMapping, Protection};
+use switcher_runtime::{CodeMapping, Protection, Reserved};
 
 use crate::memory::{self, Flags, Frame, HIGH_BASE, MapError, PAGE};
 
@@ -12,6 +12,8 @@ use crate::memory::{self, Flags, Frame, HIGH_BASE, MapError, PAGE};
 #[derive(Debug)]
 pub struct CodeMemory {
     start: u64,
+    /// Where the memory is written, if that is another mapping of it.
+    alias: Option<u64>,
     frames: Vec<Frame>,
 }
 
@@ -25,7 +27,19 @@ impl CodeMemory {
     /// Memory from `start` on, where nothing else is mapped.
     #[must_use]
     pub const fn at(start: u64) -> Self {
-        Self { start, frames: Vec::new() }
+        Self { start, alias: None, frames: Vec::new() }
+    }
+
+    /// The same memory, executable from the start: it is written from `alias` on, where nothing
+    /// else is mapped, as long as it is not sealed.
+    #[must_use]
+    pub fn written_at(self, alias: u64) -> Self {
+        Self { alias: Some(alias), ..self }
+    }
+
+    /// Where code at `start` is written.
+    fn written(&self, start: u64) -> u64 {
+        self.alias.map_or(start, |alias| alias + (start - self.start))
     }
 }
 
@@ -36,20 +50,30 @@ impl CodeMemory {
 unsafe impl CodeMapping for CodeMemory {
     type Error = MapError;
 
-    fn reserve(&mut self, len: usize) -> Result<NonNull<u8>, MapError> {
+    fn reserve(&mut self, len: usize) -> Result<Reserved, MapError> {
         let start = self.start + self.frames.len() as u64 * PAGE;
         for page in (start..start + len as u64).step_by(PAGE as usize) {
             let frame = Frame::new()?;
-            memory::map_host(page, frame.address(), Flags::WRITE)?;
+            memory::map_host(self.written(page), frame.address(), Flags::WRITE)?;
+            if self.alias.is_some() {
+                memory::map_host(page, frame.address(), Flags::EXECUTE)?;
+            }
             self.frames.push(frame);
         }
-        NonNull::new(core::ptr::with_exposed_provenance_mut(start as usize))
-            .ok_or(MapError::NotMapped)
+        let place = |at: u64| {
+            NonNull::new(core::ptr::with_exposed_provenance_mut(at as usize))
+                .ok_or(MapError::NotMapped)
+        };
+        Ok(Reserved { code: place(start)?, written: place(self.written(start))? })
     }
 
-    unsafe fn seal(&mut self, start: NonNull<u8>, len: usize) -> Result<(), MapError> {
-        let start = start.addr().get() as u64;
+    unsafe fn seal(&mut self, reserved: Reserved, len: usize) -> Result<(), MapError> {
+        let start = reserved.code.addr().get() as u64;
         for page in (start..start + len as u64).step_by(PAGE as usize) {
+            if self.alias.is_some() {
+                // SAFETY: all that is to be written there is.
+                unsafe { memory::unmap_host(self.written(page))? };
+            }
             // SAFETY: the pages were reserved for code that has been written; nothing refers to
             // them but the switcher, which only executes them from now on.
             unsafe { memory::protect_host(page, Flags::EXECUTE)? };

@@ -171,6 +171,33 @@ pub fn pcid_enabled() -> bool {
     Cr4::read().contains(Cr4Flags::PCID)
 }
 
+/// Reads the TSC.
+#[must_use]
+pub fn tsc() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: RDTSC only reads.
+    unsafe { core::arch::asm!("rdtsc", out("eax") low, out("edx") high, options(nomem, nostack)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Whether the TSC advances by one with each instruction, as some emulators have it: they bring it
+/// up to date every few dozen instructions.
+#[must_use]
+pub fn counts_instructions() -> bool {
+    /// Executes two instructions, so many times.
+    fn around(times: u32) -> u64 {
+        let before = tsc();
+        // SAFETY: the loop only counts.
+        unsafe {
+            core::arch::asm!("2: dec {0:e}", "jnz 2b", inout(reg) times => _, options(nomem, nostack))
+        };
+        tsc() - before
+    }
+    const FEW: u32 = 10_000;
+    const MORE: u32 = 60_000;
+    (0..3).all(|_| (around(MORE) - around(FEW)).abs_diff(2 * u64::from(MORE - FEW)) < 100)
+}
+
 /// Executes an IRETQ to where this code is, which ends the blocking of NMIs.
 ///
 /// # Safety

@@ -17,29 +17,35 @@
 //! 9. `flood`: NMIs all the time.
 //! 10. `nmi`: NMIs and machine checks at every instruction.
 //! 11. `second_nmi`: an NMI during another one.
-//! 12. `descriptors`: LDT and GDT.
-//! 13. `control`: control bits.
-//! 14. `debug_registers`: the host's own breakpoints and DEBUGCTL.
-//! 15. `segments`: segment registers and FS base.
-//! 16. `guests`: guests of several machines.
-//! 17. `tables`: a GDT and a TSS that are not the host's.
-//! 18. `work`: the loop of a host around a guest.
-//! 19. `teardown`: the switcher is taken away.
+//! 12. `hand_on`: an event that ends a run reaches the host's own handler.
+//! 13. `descriptors`: LDT and GDT.
+//! 14. `control`: control bits.
+//! 15. `debug_registers`: the host's own breakpoints and DEBUGCTL.
+//! 16. `segments`: segment registers and FS base.
+//! 17. `guests`: guests of several machines.
+//! 18. `tables`: a GDT and a TSS that are not the host's.
+//! 19. `work`: the loop of a host around a guest.
+//! 20. `count`: how long a run is.
+//! 21. `stack`: how much of a stack functions need.
+//! 22. `teardown`: the switcher is taken away.
 
 mod compat;
 mod control;
+mod count;
 mod debug;
 mod debug_registers;
 mod descriptors;
 mod flood;
 mod gates;
 mod guests;
+mod hand_on;
 mod nmi;
 mod other_cpus;
 mod returns;
 mod roots;
 mod second_nmi;
 mod segments;
+mod stack;
 mod tables;
 mod teardown;
 mod tracking;
@@ -65,6 +71,7 @@ pub(crate) const TABLES: &[&[HostCase]] = &[
     compat::CASES,
     nmi::CASES,
     second_nmi::CASES,
+    hand_on::CASES,
     flood::CASES,
     unexpected::CASES,
     descriptors::CASES,
@@ -74,6 +81,8 @@ pub(crate) const TABLES: &[&[HostCase]] = &[
     guests::CASES,
     tables::CASES,
     work::CASES,
+    count::CASES,
+    stack::CASES,
     teardown::CASES,
 ];
 
@@ -115,6 +124,9 @@ fn lacking(case: &HostCase, breakpoints: bool) -> Option<&'static str> {
             Need::Breakpoints => (breakpoints, "a breakpoint on execution hangs this CPU"),
             Need::BranchTracking => {
                 (cpu::is_tracking(), "the CPU does not track indirect branches")
+            }
+            Need::CountedInstructions => {
+                (cpu::counts_instructions(), "the TSC counts no instructions")
             }
         };
         (!has).then_some(lacking)

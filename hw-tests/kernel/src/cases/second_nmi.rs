@@ -197,18 +197,8 @@ unsafe fn call_after_one(entry: u64) -> *mut PtRegs {
 /// The contract of [`call_with_two`] must hold, and the guest is entered by IRETQ.
 unsafe fn call_with_one_pending(entry: u64) -> *mut PtRegs {
     let (sent, hooked) = (SENT.load(Ordering::Acquire), hooks::hooked_nmis());
-    let blocked = BLOCKED.load(Ordering::Acquire);
-    // SAFETY: the caller says that there is a copy.
-    let gate = unsafe { IdtCopy::gate(vector::NMI) };
-    // SAFETY: the handler is for this one NMI.
-    unsafe { IdtCopy::set_gate(vector::NMI, to(gate, &raw const hw_kernel_block_nmis)) };
-    // SAFETY: the caller says that there is a copy, and this is in a call of `enter_with`.
-    unsafe { IdtCopy::load() };
-    smp::send_nmi(0);
-    wait_for(|| blocked + 1, || BLOCKED.load(Ordering::Acquire));
-    // SAFETY: this is the gate that the copy was made with.
-    unsafe { IdtCopy::set_gate(vector::NMI, gate) };
-    smp::send_nmi(0);
+    // SAFETY: the caller says that there is a copy, and that the guest is entered by IRETQ.
+    unsafe { make_one_wait() };
     set_breakpoint(true);
     // SAFETY: the caller vouches for `entry`.
     let frame = unsafe { checked_call(entry) };
@@ -223,8 +213,27 @@ unsafe fn call_with_one_pending(entry: u64) -> *mut PtRegs {
     frame
 }
 
+/// Sends an NMI that waits for the next IRET.
+///
+/// # Safety
+/// There is an [`IdtCopy`], and this is in a call of `enter_with`, whose guest is entered by IRETQ.
+pub(super) unsafe fn make_one_wait() {
+    let blocked = BLOCKED.load(Ordering::Acquire);
+    // SAFETY: the caller says that there is a copy.
+    let gate = unsafe { IdtCopy::gate(vector::NMI) };
+    // SAFETY: the handler is for this one NMI.
+    unsafe { IdtCopy::set_gate(vector::NMI, to(gate, &raw const hw_kernel_block_nmis)) };
+    // SAFETY: the caller says that there is a copy, and this is in a call of `enter_with`.
+    unsafe { IdtCopy::load() };
+    smp::send_nmi(0);
+    wait_for(|| blocked + 1, || BLOCKED.load(Ordering::Acquire));
+    // SAFETY: this is the gate that the copy was made with.
+    unsafe { IdtCopy::set_gate(vector::NMI, gate) };
+    smp::send_nmi(0);
+}
+
 /// The gate with another handler.
-fn to(gate: GateDescriptor, handler: *const u8) -> GateDescriptor {
+pub(super) fn to(gate: GateDescriptor, handler: *const u8) -> GateDescriptor {
     let address = handler.addr() as u64;
     let kept = gate.low & 0x0000_FFFF_FFFF_0000;
     let low = kept | address & 0xFFFF | (address >> 16 & 0xFFFF) << 48;

@@ -18,8 +18,10 @@ use switcher_runtime::switcher_gen::{Config, Mitigations, Policy};
 use switcher_runtime::{Cpu, DeactivateError, Mode, Refused, Switcher, Tables, Variant};
 use x86_64::registers::model_specific::Msr;
 
+use super::stack::is_within;
 use crate::bench::{Control, Ended, HostCase};
 use crate::case_host::BareMetal;
+use crate::painted::on_painted;
 use crate::programs::PROBE;
 use crate::setup::{check, setup};
 
@@ -38,6 +40,7 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
 
 /// Takes the switcher from the CPU, and gives it another one, which is then unloaded: the CPU is
 /// then as it was before it had the first.
+#[expect(clippy::result_large_err, reason = "the errors hold what was refused")]
 fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
     let as_before = |what: &str| match Control::read() {
         now if now == *before => Ok(()),
@@ -89,7 +92,9 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
     let config = Config { mitigations, ..variant.config() };
     let elsewhere = Variant::new(config, variant.selectors()).map_err(|why| format!("{why}"))?;
     let elsewhere = elsewhere.with_policy(Policy { placement: Placement::Gs, ..policy });
-    let mut memory = CodeMemory::at(memory::code_start(Half::Lower) + 64 * PAGE);
+    // Its memory is executable from the start.
+    let start = memory::code_start(Half::Lower) + 64 * PAGE;
+    let mut memory = CodeMemory::at(start).written_at(start + 32 * PAGE);
     let other = Switcher::assemble(&elsewhere, &hooks::hooks(), &mut memory)
         .map_err(|why| format!("{why}"))?;
     let base = other.base();
@@ -98,15 +103,22 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
     if other.prepared() != 1 || Control::read() == *before {
         return Err("the other switcher is not active".into());
     }
-    let cpu = cpu.deactivate().map_err(|refused| format!("{refused}"))?;
+    let (inactive, used) = on_painted(|| cpu.deactivate());
+    is_within("deactivate", used, 2560)?;
+    let cpu = inactive.map_err(|refused| format!("{refused}"))?;
     as_before("deactivated again")?;
-    cpu.release().map_err(|refused| format!("{refused}"))?;
+    let (released, used) = on_painted(|| cpu.release());
+    is_within("release", used, 2560)?;
+    released.map_err(|refused| format!("{refused}"))?;
     let alone = under_a_gs_base_of_the_hosts(&other, block);
     as_before("and once more")?;
     // Sealed code cannot be freed before it is unloaded.
     // SAFETY: the switcher was assembled into this memory above.
     unsafe { other.unload(&mut memory) }.map_err(|refused| format!("{refused}"))?;
     alone?;
+    if memory::host_flags(start + 32 * PAGE).is_some() {
+        return Err("the unloaded switcher can still be written".into());
+    }
     if let Some(flags) = memory::host_flags(base) {
         return Err(format!("the unloaded switcher is still mapped, {flags:?}"));
     }
@@ -121,13 +133,18 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
 }
 
 /// Makes a switcher active on the boot CPU, which has none.
+#[expect(clippy::result_large_err, reason = "the errors hold what was refused")]
 fn with_another(other: &Switcher, block: NonNull<PerCpu>) -> Result<Cpu<'_>, String> {
     // SAFETY: the block is as it was for the first switcher, which this CPU has given up; no guest
     // is entered.
-    let prepared = cpu::tracked(|| unsafe { other.prepare(block, Tables::Hosts) });
+    let prepare = || cpu::tracked(|| unsafe { other.prepare(block, Tables::Hosts) });
+    let (prepared, used) = on_painted(prepare);
+    is_within("prepare", used, 5120)?;
     let prepared = prepared.map_err(|why| format!("{why}"))?;
     // SAFETY: nothing else writes the MSRs of SYSCALL, which nobody executes.
-    unsafe { prepared.activate() }.map_err(|refused| format!("{refused}"))
+    let (active, used) = on_painted(|| unsafe { prepared.activate() });
+    is_within("activate", used, 2560)?;
+    active.map_err(|refused| format!("{refused}"))
 }
 
 /// The host's GS base is another one than the switcher's, as it is in every kernel, and stays so.

@@ -7,7 +7,7 @@ use core::ops::ControlFlow;
 
 use hw_cases::Expected;
 use switcher_runtime::switcher_gen::Hazard;
-use switcher_runtime::{Exit, ExitWork, Guest};
+use switcher_runtime::{Cpu, Exit, ExitWork, Guest};
 
 use crate::bench::{Ended, HostCase};
 use crate::case_host::BareMetal;
@@ -41,7 +41,7 @@ struct Host {
 impl ExitWork for Host {
     type End = ();
 
-    fn handle(&mut self, guest: &mut Guest, exit: Exit) -> ControlFlow<()> {
+    fn handle(&mut self, _: &mut Cpu<'_>, guest: &mut Guest, exit: Exit) -> ControlFlow<()> {
         self.done.borrow_mut().push(Done::Handled(exit));
         self.exits -= 1;
         // The guest goes on where it was, and ends there once more.
