@@ -40,6 +40,8 @@ pub enum Need {
     Breakpoints,
     /// A CPU that tracks indirect branches.
     BranchTracking,
+    /// A TSC that counts instructions.
+    CountedInstructions,
 }
 
 include!(concat!(env!("OUT_DIR"), "/cases.rs"));

@@ -90,6 +90,11 @@ impl Engine for Bochs3 {
         self.cpus == 1
     }
 
+    /// With several CPUs, it advances by turns.
+    fn counts_instructions(&self) -> bool {
+        self.cpus == 1
+    }
+
     fn paging(&self) -> PagingMode {
         self.paging
     }

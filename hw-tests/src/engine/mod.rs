@@ -69,6 +69,11 @@ pub trait Engine: Sync {
         true
     }
 
+    /// Whether its TSC counts instructions, one by one.
+    fn counts_instructions(&self) -> bool {
+        false
+    }
+
     /// Whether its CPUs track indirect branches; `None` if that depends on the machine.
     fn tracks_branches(&self) -> Option<bool> {
         Some(false)

@@ -68,7 +68,13 @@ fn host_case(engine: &dyn Engine, case: &HostCase) -> Option<NotHere> {
             why: "KVM shows its guests no indirect branch tracking",
             always: false,
         }),
-        (Need::Breakpoints | Need::BranchTracking | Need::LocalApic, _) => None,
+        (Need::CountedInstructions, _) if !engine.counts_instructions() => {
+            lacks("the TSC counts no instructions")
+        }
+        (
+            Need::Breakpoints | Need::BranchTracking | Need::LocalApic | Need::CountedInstructions,
+            _,
+        ) => None,
     })
 }
 
