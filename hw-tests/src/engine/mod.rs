@@ -69,7 +69,7 @@ pub trait Engine: Sync {
         true
     }
 
-    /// Whether its TSC counts instructions, one by one.
+    /// Whether its TSC is known to count instructions.
     fn counts_instructions(&self) -> bool {
         false
     }
