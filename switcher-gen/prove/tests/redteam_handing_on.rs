@@ -118,6 +118,56 @@ fn each_part_of_the_frame_counts() {
     }
 }
 
+/// What the handler finds changed, it would find changed although all is as it was afterwards.
+#[test]
+fn what_is_put_back_behind_the_handler_was_not_there_for_it() {
+    use Register::{R10, R10D, R11, R11D};
+    let alone = Instruction::with;
+    let two = |code, to, from| Instruction::with2(code, to, from).unwrap();
+    let changed = |ours: &Ours, before: &[Instruction], after: &[Instruction]| {
+        // Both entries come by there.
+        let with = ours.with(Label::HandOnStack, before);
+        // The handler returns to the first CLI.
+        let mut at = with.hand_on[1].unwrap();
+        while with.program.instruction(at).code() != Code::Cli {
+            at = with.program.instruction(at).next_ip();
+        }
+        switcher_prove::mutate::inserted(&with, at, after).unwrap()
+    };
+    for variant in VARIANTS {
+        let ours = Ours::new(variant);
+        let before = [
+            unary(Code::Rdfsbase_r64, R10),
+            two(Code::Xor_r32_rm32, R11D, R11D),
+            unary(Code::Wrfsbase_r64, R11),
+        ];
+        let after = [unary(Code::Wrfsbase_r64, R10)];
+        refused(&changed(&ours, &before, &after), 22, "unchanged");
+    }
+    // PKRU takes RAX, RCX and RDX.
+    let ours = Ours::new("intel-4level-pku");
+    let pkru = |value: Instruction| {
+        [
+            two(Code::Mov_r64_rm64, R11, Register::RDX),
+            two(Code::Xor_r32_rm32, Register::ECX, Register::ECX),
+            two(Code::Xor_r32_rm32, Register::EDX, Register::EDX),
+            value,
+            alone(Code::Wrpkru),
+            two(Code::Mov_r64_rm64, Register::RDX, R11),
+        ]
+    };
+    let read = [
+        two(Code::Mov_r64_rm64, R11, Register::RDX),
+        two(Code::Xor_r32_rm32, Register::ECX, Register::ECX),
+        alone(Code::Rdpkru),
+        two(Code::Mov_r32_rm32, R10D, Register::EAX),
+        two(Code::Mov_r64_rm64, Register::RDX, R11),
+    ];
+    let before = [&read[..], &pkru(two(Code::Xor_r32_rm32, Register::EAX, Register::EAX))].concat();
+    let after = pkru(two(Code::Mov_r32_rm32, Register::EAX, R10D));
+    refused(&changed(&ours, &before, &after), 27, "pkru");
+}
+
 /// A branch that a predictor answers for leads to what a guest has trained it for, and an IRETQ
 /// ends the blocking of NMIs.
 #[test]

@@ -7,6 +7,7 @@ use crate::run::unchanged::{unchanged, untouched};
 use crate::run::watch::Watch;
 use crate::world::World;
 use crate::world::fields::{by_number, registers};
+use crate::world::handing_on::HandingOn;
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::IretFrame;
 use switcher_model::{ARITHMETIC, Domain, Flags, Gpr, RegionName};
@@ -24,8 +25,14 @@ pub(crate) fn to_handler<D: Domain>(
     watch: &mut Watch<'_, D>,
     goals: &mut Goals<D>,
 ) -> bool {
+    let is_there = |on: &HandingOn<D>| on.handler == world.machine.rip;
+    if !world.handing_on.as_ref().is_some_and(is_there) {
+        return false;
+    }
+    // What is not in the frame is as it was, too: that it is put back later is no use to a handler.
+    as_before(d, world, watch, goals);
     let World { machine, handing_on, .. } = world;
-    let Some(on) = handing_on.as_mut().filter(|on| on.handler == machine.rip) else { return false };
+    let Some(on) = handing_on.as_mut() else { return false };
     goals.add(obligation::HAND_ON, d.bit(!on.is_called), "how often");
     on.is_called = true;
     let rsp = machine.get(Gpr::Rsp);
@@ -119,10 +126,15 @@ pub(crate) fn returned<D: Domain>(
         goals.equal(d, obligation::HANDED_BACK, name, expected, got);
     }
     goals.add(obligation::NMI_UNBLOCKED, d.not(machine.nmi_blocked), "NMIs");
+    as_before(d, world, watch, goals);
+    end
+}
+
+/// What neither a handler nor its caller may find changed: memory, MSRs and what else no frame has.
+fn as_before<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>, goals: &mut Goals<D>) {
     untouched(d, world, watch, goals, &world.spec);
     for name in [RegionName::Tss, RegionName::TssExtra, RegionName::Pvcs, RegionName::Sp0Stack] {
         unchanged(d, world, goals, name, i64::MIN..i64::MAX);
     }
     unchanged(d, world, goals, RegionName::HostStack, 0..i64::MAX);
-    end
 }
