@@ -212,8 +212,8 @@ impl Prepared<'_> {
     /// had interrupted this call, and returns by its IRET. Interrupts are off when this returns.
     ///
     /// * *An interrupt*: the frame's RFLAGS have IF set, as if the interrupt had come right behind
-    ///   an STI. Whatever else waits comes before this returns. (Timers of newer Linux kernels are
-    ///   armed again on a return to IF = 1 only.)
+    ///   an STI. Whatever else waits normally comes before this returns. (Timers of newer Linux
+    ///   kernels are armed again on a return to IF = 1 only.)
     /// * *An NMI*: NMIs stay blocked up to the handler, and its IRET ends that. IF is clear.
     /// * *A machine check*: IF is clear.
     ///
@@ -247,6 +247,11 @@ impl Prepared<'_> {
     /// where interrupts are on, or for an NMI and a machine check anywhere; it returns by IRET,
     /// with all registers as it has found them; and there is room for it on the stack that it
     /// begins on.
+    ///
+    /// Preemption is off, so that the handler returns on this CPU, before another task runs here.
+    /// After an NMI's exit, the host executes no IRET before this, not even that of a #MC or a #PF:
+    /// it would end the blocking. A machine check's frame says that ring 0 was interrupted: a host
+    /// that tells recoverable errors by the CS in it names a handler of its own.
     pub unsafe fn hand_on(
         &mut self,
         event: HostEvent,
